@@ -1,0 +1,70 @@
+"""What a cell tells the rest of the library about itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recurrent cell: its shape, and the mathematics of one step.
+
+    A step adds up, for every hidden unit, one sum a gate: the input part ``W_i x + b_i`` and the recurrent
+    part ``W_h h + b_h``. The sums of a *shared* gate are added before the nonlinearity; an *apart* gate (the
+    GRU's candidate) keeps its two parts separate. In memory the sums of a unit stand in the order
+
+        input parts of the apart gates, shared gates, recurrent parts of the apart gates
+
+    so that the input product fills the beginning, the recurrent product the end, both without a gap.
+
+    Attributes
+    ----------
+    name : str
+        The key in the registry.
+    weights : type
+        A NamedTuple class with the fields ``input``, ``recurrent`` and ``bias``, the packed weights. The
+        class stands for the cell wherever the compiler chooses code.
+    gates : tuple of str
+        The gates in the order of their blocks in the parameters (PyTorch's).
+    states : tuple of str
+        The states, ``h`` first: the one that is the output and enters the recurrent product.
+    shared, apart : tuple of str
+        The gates by how their sums are kept, in memory order.
+    forward : callable
+        ``forward(sums, states) -> (saved, new_states)``: one step of one unit, on tuples of numbers or
+        vectors; `saved` takes the place of `sums` until backward.
+    backward : callable
+        ``backward(saved, previous, new, dstates) -> (dsums, dprevious)``: `forward` undone; `dprevious` holds
+        the direct paths only, what flows back through the sums is the scan's part.
+    forget_gate : str, optional
+        The gate whose input bias starts at 1.
+    """
+
+    name: str
+    weights: type
+    gates: tuple[str, ...]
+    states: tuple[str, ...]
+    shared: tuple[str, ...]
+    apart: tuple[str, ...]
+    forward: Callable
+    backward: Callable
+    forget_gate: str | None = None
+
+    @property
+    def slots(self) -> int:
+        """Sums kept for a hidden unit."""
+        return len(self.shared) + 2 * len(self.apart)
+
+    @property
+    def window(self) -> int:
+        """Sums that one of the two products fills."""
+        return len(self.shared) + len(self.apart)
+
+    @property
+    def input_gates(self) -> tuple[int, ...]:
+        """Which gate of the parameters each slot of the input product is."""
+        return tuple(self.gates.index(gate) for gate in self.apart + self.shared)
+
+    @property
+    def recurrent_gates(self) -> tuple[int, ...]:
+        """Which gate of the parameters each slot of the recurrent product is."""
+        return tuple(self.gates.index(gate) for gate in self.shared + self.apart)

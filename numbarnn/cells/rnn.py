@@ -1,0 +1,76 @@
+"""The plain recurrent cell of Elman, with tanh or rectified linear units.
+
+    h' = tanh(W_i x + b_i + W_h h + b_h)    or    h' = max(0, ...)
+
+Sources: Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990; Le, Jaitly and Hinton, "A Simple
+Way to Initialize Recurrent Networks of Rectified Linear Units", 2015, arXiv:1504.00941. Both biases as in
+PyTorch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numbarnn.cells.contract import Cell
+from numbarnn.engine.activations import tanh, tanh_derivative
+from numbarnn.engine.simd import select, zero_like
+
+
+class TanhRNNWeights(NamedTuple):
+    """The packed weights of one plain tanh layer and direction; the class is the cell for the compiler."""
+
+    input: np.ndarray
+    recurrent: np.ndarray
+    bias: np.ndarray
+
+
+class ReLURNNWeights(NamedTuple):
+    """The packed weights of one plain ReLU layer and direction; the class is the cell for the compiler."""
+
+    input: np.ndarray
+    recurrent: np.ndarray
+    bias: np.ndarray
+
+
+def forward_tanh(sums, states):
+    """One step from the unit's sum: what backward needs (the output itself), and the new state."""
+    h_new = tanh(sums[0])
+    return (h_new,), (h_new,)
+
+
+def backward_tanh(saved, previous, new, dstates):
+    """`forward_tanh` undone: gradients of the sum, and of the state by the direct path (there is none)."""
+    return (dstates[0] * tanh_derivative(saved[0]),), (zero_like(dstates[0]),)
+
+
+def forward_relu(sums, states):
+    """One step from the unit's sum; written so that NaN stays NaN."""
+    h_new = select(sums[0] < 0.0, 0.0, sums[0])
+    return (h_new,), (h_new,)
+
+
+def backward_relu(saved, previous, new, dstates):
+    """`forward_relu` undone; the derivative at 0 is 0, as in PyTorch."""
+    return (select(saved[0] > 0.0, dstates[0], 0.0),), (zero_like(dstates[0]),)
+
+
+TANH = Cell(
+    name="rnn_tanh",
+    weights=TanhRNNWeights,
+    gates=("unit",),
+    states=("h",),
+    shared=("unit",),
+    apart=(),
+    forward=forward_tanh,
+    backward=backward_tanh,
+)
+RELU = Cell(
+    name="rnn_relu",
+    weights=ReLURNNWeights,
+    gates=("unit",),
+    states=("h",),
+    shared=("unit",),
+    apart=(),
+    forward=forward_relu,
+    backward=backward_relu,
+)

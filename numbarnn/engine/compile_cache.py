@@ -1,0 +1,172 @@
+"""How kernels are compiled, and the disk cache that spares the second start of a program the wait.
+
+Two decorators make every compiled function of the package:
+
+- ``@kernel``: called from Python; lazily compiled, releases the GIL, cached on disk.
+- ``@inlined``: called from kernels only; a plain Python function that the compiler inlines.
+
+Numba's own cache keys a function by its own source file, so an edit of a cell would leave a stale time
+loop behind. Here every entry is stamped with a digest of all sources that can be inlined into a kernel.
+The cache is private API of Numba; ``tests/test_compile_cache.py`` pins what is used of it.
+"""
+
+import functools
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import caching
+from numba.extending import overload
+from numba.misc.appdirs import AppDirs
+
+PACKAGE = Path(__file__).resolve().parent.parent
+SHARED_SOURCES = ("engine", "cells")  # folders whose code is inlined into kernels anywhere in the package
+
+# error_model: division must not raise, or loops with a division stay scalar. fastmath: none, so that
+# every sum has one order and NaN stays NaN; products are contracted by explicit fma calls.
+INLINED_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True}
+KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+
+def cache_directory() -> Path | None:
+    """The folder of the compile cache, or None where no folder is writable.
+
+    ``NUMBARNN_CACHE_DIR`` comes first, then ``NUMBA_CACHE_DIR``, the user's cache folder and, for a
+    home that cannot be written, the system's folder of temporary files.
+    """
+    named = os.environ.get("NUMBARNN_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    user = f"numbarnn-{os.getuid()}" if hasattr(os, "getuid") else "numbarnn"
+    candidates = [named] if named else [AppDirs("numbarnn", appauthor=False).user_cache_dir]
+    candidates.append(os.path.join(tempfile.gettempdir(), user))
+    for candidate in candidates:
+        if _is_writable_and_ours(candidate):
+            return Path(candidate)
+    return None
+
+
+def _is_writable_and_ours(folder: str) -> bool:
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    # Cached entries are unpickled: a folder that another user made is not to be trusted.
+    return not hasattr(os, "getuid") or os.stat(folder).st_uid == os.getuid()
+
+
+@functools.cache
+def shared_digest() -> str:
+    """The digest of every source file whose code may be inlined into a kernel."""
+    digest = hashlib.sha256()
+    for folder in SHARED_SOURCES:
+        for path in sorted((PACKAGE / folder).rglob("*.py")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_cache_directory = functools.cache(cache_directory)
+
+
+class CompileClock:
+    """Counts the kernels compiled in this process and the seconds that took; tells listeners.
+
+    Attributes
+    ----------
+    seconds : float
+        Time spent compiling so far.
+    kernels : int
+        Kernels compiled (not loaded from the cache) so far.
+    on_start : list of callable
+        Each is called, without arguments, when a kernel is about to be compiled.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.kernels = 0
+        self.on_start: list[Callable[[], None]] = []
+        self._started = threading.local()
+
+    def start(self) -> None:
+        for listener in self.on_start:
+            listener()
+        self._started.at = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self._started.at
+        self.kernels += 1
+
+
+compile_clock = CompileClock()
+
+
+class _Locator(caching._CacheLocator):
+    """Places a kernel's entries in our own folder, stamped with all sources it may contain."""
+
+    def __init__(self, py_func, py_file):
+        self._py_file = py_file
+        self._lineno = py_func.__code__.co_firstlineno
+
+    def get_cache_path(self):
+        # Two installations must not overwrite each other's entries, hence the source folder's name.
+        return str(_cache_directory() / self.get_suitable_cache_subpath(self._py_file))
+
+    def get_source_stamp(self):
+        return shared_digest() + hashlib.sha256(Path(self._py_file).read_bytes()).hexdigest()
+
+    def get_disambiguator(self):
+        return str(self._lineno)
+
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        return cls(py_func, py_file) if os.path.exists(py_file) and _cache_directory() else None
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class KernelCache(caching.FunctionCache):
+    """Numba's function cache with our stamp; an unwritable or damaged cache only costs a compilation."""
+
+    _impl_class = _CacheImpl
+
+    def load_overload(self, sig, target_context):
+        try:
+            found = super().load_overload(sig, target_context)
+        except (OSError, EOFError):
+            found = None
+        if found is None:
+            compile_clock.start()
+        return found
+
+    def save_overload(self, sig, data):
+        compile_clock.stop()
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            self.disable()
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile `function` on first use, without the GIL, and keep the machine code on disk."""
+    compiled = numba.njit(**KERNEL_OPTIONS)(function)
+    if compiled is not function and _cache_directory() is not None:  # the same object: the JIT is off
+        compiled._cache = KernelCache(function)
+    return compiled
+
+
+def inlined(function: Callable) -> Callable:
+    """Let kernels inline `function`, which stays callable as plain Python."""
+
+    @overload(function, jit_options=INLINED_OPTIONS, strict=False, target="generic")
+    def for_the_compiler(*args, **kwargs):
+        return function
+
+    return function

@@ -1,0 +1,45 @@
+"""Dropout's random numbers: a function of where they are used, not of when.
+
+Each number is a hash of (seed, the caller's row, t, unit), so that it does not depend on how rows are
+sorted, padded, batched in memory or shared out among threads, and backward computes it again instead of
+keeping a mask. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
+Number Generators", OOPSLA 2014).
+"""
+
+import numpy as np
+
+from numbarnn.engine.compile_cache import inlined, kernel
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
+SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+HALF = np.uint64(32)
+
+
+@inlined
+def mix(bits):
+    """A 64-bit hash."""
+    bits = (bits ^ (bits >> SHIFTS[0])) * FIRST_FACTOR
+    bits = (bits ^ (bits >> SHIFTS[1])) * SECOND_FACTOR
+    return bits ^ (bits >> SHIFTS[2])
+
+
+def seed_of(*parts: int) -> np.uint64:
+    """One 64-bit seed from several integers (the seed of a fit, the step, the layer, ...)."""
+    return np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0]
+
+
+@kernel
+def drop(x, y, size, rate, seed, order, active, offset, row_start, row_stop):
+    """y = x with numbers dropped at `rate` and the others scaled by 1 / (1 - rate), for a range of rows."""
+    threshold = np.uint64(rate * 4294967296.0)
+    scale = x.dtype.type(1.0 / (1.0 - rate))
+    zero = x.dtype.type(0.0)
+    for t in range(active.size):
+        for b in range(row_start, min(row_stop, active[t])):
+            n = offset[t] + b
+            key = mix(mix(seed + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
+            for j in range(size):
+                bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
+                y[n, j] = x[n, j] * scale if bits >= threshold else zero

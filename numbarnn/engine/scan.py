@@ -1,0 +1,334 @@
+"""The time loops of the CPU, written once for every cell: forward, backward, weight gradients.
+
+Notation: T steps, B rows, I inputs, H hidden units, G slots a unit (the sums a cell keeps, see
+``cells/contract.py``), N valid steps of all rows together. A gradient has its array's name with d in front.
+
+Rows are sorted by falling length. Step t touches the first ``active[t]`` rows; its data stand at
+``offset[t] + b`` in every array of N rows, so that padding exists nowhere. The states of all times stand in
+one array of B + N rows: slot s begins at row ``slot[s]``. Forward in time, step t reads slot t and writes
+slot t + 1, and slot 0 is the initial state. Reverse, step t reads slot t + 1 and writes slot t, and a row's
+initial state is its entry in the slot of its length.
+
+Hidden units are padded to whole vectors, ``groups`` of them; padded lanes stay 0. Each function works on a
+range of rows (or, for weight gradients, of groups) that no other thread touches.
+"""
+
+import numpy as np
+
+from numbarnn.cells import cell_backward, cell_forward, load_sums, slots, window
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.simd import (
+    lane_count,
+    load,
+    load_each,
+    load_part,
+    store,
+    store_each,
+    store_run,
+)
+from numbarnn.engine.tile import multiply
+
+GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
+WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
+
+
+@inlined
+def groups_at_once(weights):
+    """Groups of hidden units whose sums fill one panel."""
+    width = lane_count(weights.bias)
+    return max(1, weights.input.shape[2] // width // slots(weights))
+
+
+@inlined
+def project(weights, x, gates, x_row, gate_row, rows):
+    """sums = bias + W_i x for some rows; the recurrent sums of apart gates start at their bias."""
+    width = lane_count(gates)
+    sum_count, product = slots(weights), window(weights)
+    gate_stride, x_stride = gates.shape[1], x.shape[1]
+    groups = gate_stride // (sum_count * width)
+    inputs, panel = weights.input.shape[1], weights.input.shape[2]
+    apart = sum_count - product
+    panel_step = sum_count * width if apart else panel
+    multiply(
+        gates, gate_row * gate_stride, gate_stride, weights.bias, 0, 0, panel_step, rows,
+        x, x_row * x_stride, x_stride, 1, 1, inputs, 0,
+        weights.input, 0, inputs * panel, panel, panel // width, 0, groups * product,
+    )  # fmt: skip
+    for row in range(gate_row, gate_row + rows):
+        for group in range(groups):
+            for slot in range(product, sum_count):
+                place = (group * sum_count + slot) * width
+                store(gates, row * gate_stride + place, load(weights.bias, place))
+
+
+@inlined
+def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows):
+    """One time step of some rows: the recurrent product and the cell, one panel of units after the other."""
+    width = lane_count(gates)
+    sum_count, product = slots(weights), window(weights)
+    gate_stride, units = gates.shape[1], states[0].shape[1]
+    hidden, panel = weights.recurrent.shape[1], weights.recurrent.shape[2]
+    groups, block = units // width, groups_at_once(weights)
+    apart = sum_count - product
+    panel_step = sum_count * width if apart else panel
+    corner = gate_row * gate_stride + apart * width
+    for first in range(0, groups, block):
+        stop = min(first + block, groups)
+        multiply(
+            gates, corner, gate_stride, gates, corner, gate_stride, panel_step, rows,
+            states[0], previous_row * units, units, 1, 1, hidden, 0,
+            weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
+        )  # fmt: skip
+        for b in range(rows):
+            for group in range(first, stop):
+                here = (gate_row + b) * gate_stride + group * sum_count * width
+                unit = group * width
+                sums = load_sums(weights, gates, here)
+                previous = load_each(states, (previous_row + b) * units + unit)
+                saved, new = cell_forward(weights, sums, previous)
+                if keep:
+                    store_run(gates, here, saved)
+                store_each(states, (new_row + b) * units + unit, new)
+
+
+@kernel
+def forward(weights, x, states, gates, keep, active, offset, slot, row_start, row_stop, reverse):
+    """All time steps of a range of rows.
+
+    Parameters
+    ----------
+    weights : NamedTuple
+        The cell's packed weights.
+    x : array (N, at least I)
+        Inputs.
+    states : tuple of arrays (B + N, H padded)
+        h first; initial states in, all states out.
+    gates : array (N, G * H padded)
+        What backward needs, out. With ``keep=False`` scratch of this call, of any number of rows that holds
+        at least one step.
+    keep : bool
+        Whether `gates` is kept for backward.
+    active, offset, slot : int64 arrays (T,), (T + 1,), (T + 1,)
+        The layout, see the module's docstring.
+    row_start, row_stop : int
+        The rows to work on.
+    reverse : bool
+        Whether time runs backwards.
+    """
+    steps, batch = active.size, active[0]
+    all_rows = row_start == 0 and row_stop >= batch
+    row_count = row_stop - row_start
+    row_bytes = row_count * gates.shape[1] * gates.itemsize
+    chunk = GATE_CHUNK_BYTES // row_bytes if keep else gates.shape[0] // row_count
+    chunk = max(1, chunk)
+    for done in range(0, steps, chunk):
+        count = min(chunk, steps - done)
+        low = steps - done - count if reverse else done
+        # Row b of step t in `gates` is first_gate_row(t) + b: as in x where gates are kept or packed alike.
+        gate_shift = 0 if keep else -offset[low]
+        packed = keep or all_rows
+        if all_rows:
+            project(
+                weights, x, gates, offset[low], offset[low] + gate_shift, offset[low + count] - offset[low]
+            )
+        else:
+            for t in range(low, low + count):
+                rows = min(row_stop, active[t]) - row_start
+                if rows > 0:
+                    x_row = offset[t] + row_start
+                    gate_row = x_row if packed else (t - low) * row_count
+                    project(weights, x, gates, x_row, gate_row, rows)
+        for i in range(count):
+            t = low + count - 1 - i if reverse else low + i
+            rows = min(row_stop, active[t]) - row_start
+            if rows > 0:
+                gate_row = offset[t] + gate_shift + row_start if packed else (t - low) * row_count
+                previous_row = slot[t + 1 if reverse else t] + row_start
+                new_row = slot[t if reverse else t + 1] + row_start
+                step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows)
+
+
+@kernel
+def backward(weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+             active, offset, slot, row_start, row_stop, reverse):  # fmt: skip
+    """`forward` undone for a range of rows.
+
+    Parameters
+    ----------
+    weights, states, gates, active, offset, slot, row_start, row_stop, reverse
+        As `forward` left them; `gates` becomes the gradient of the sums.
+    recurrent_back : array (panels, groups * window * lanes, panel width)
+        W_h, packed for the product ``dsums @ W_h``.
+    dy : array (N, at least dy_column + H)
+        Gradient of the outputs; its columns from `dy_column` on are this direction's.
+    has_dy : bool
+        False: only the final states have a gradient, `dy` is not read.
+    dstates : tuple of arrays (B, H padded)
+        Gradients of the final states in, of the initial states out. A row that is not active keeps its
+        value, so one that has not begun waits with its final state's and one that has left is done.
+    """
+    width = lane_count(gates)
+    sum_count, product = slots(weights), window(weights)
+    gate_stride, units = gates.shape[1], states[0].shape[1]
+    groups, hidden = units // width, weights.recurrent.shape[1]
+    whole_groups = hidden // width
+    corner = (sum_count - product) * width
+    k_run, panel = product * width, recurrent_back.shape[2]
+    for done in range(active.size):
+        t = done if reverse else active.size - 1 - done
+        rows = min(row_stop, active[t]) - row_start
+        if rows <= 0:
+            continue
+        previous_row = slot[t + 1 if reverse else t] + row_start
+        new_row = slot[t if reverse else t + 1] + row_start
+        first = offset[t] + row_start
+        for b in range(rows):
+            for group in range(groups):
+                here = (first + b) * gate_stride + group * sum_count * width
+                unit = group * width
+                carried = (row_start + b) * units + unit
+                dnew = load_each(dstates, carried)
+                if has_dy:
+                    place = (first + b) * dy.shape[1] + dy_column + unit
+                    if group < whole_groups:
+                        dh = dnew[0] + load(dy, place)
+                    else:
+                        dh = dnew[0] + load_part(dy, place, hidden - unit)
+                    dnew = (dh,) + dnew[1:]
+                saved = load_sums(weights, gates, here)
+                previous = load_each(states, (previous_row + b) * units + unit)
+                new = load_each(states, (new_row + b) * units + unit)
+                dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
+                store_run(gates, here, dsums)
+                store_each(dstates, carried, dprevious)
+        multiply(
+            dstates[0], row_start * units, units, dstates[0], row_start * units, units, panel, rows,
+            gates, first * gate_stride + corner, gate_stride, 1, groups, k_run, sum_count * width,
+            recurrent_back, 0, groups * k_run * panel, panel, panel // width, 0, groups,
+        )  # fmt: skip
+
+
+@kernel
+def input_gradients(
+    weights, input_back, dgates, start, start_stride, dx, active, offset, row_start, row_stop
+):
+    """dx = start + dsums @ W_i for a range of rows.
+
+    Parameters
+    ----------
+    input_back : array (panels, groups * window * lanes, panel width)
+        W_i, packed for this product.
+    dgates : array (N, G * H padded)
+        The gradient of the sums, from `backward`.
+    start, start_stride
+        dx itself and its row stride to add to it, or a row of zeros and 0.
+    dx : array (N, I padded)
+        Out.
+    """
+    width = lane_count(dgates)
+    sum_count, product = slots(weights), window(weights)
+    gate_stride, dx_stride = dgates.shape[1], dx.shape[1]
+    groups, panel = gate_stride // (sum_count * width), input_back.shape[2]
+    k_run = product * width
+    all_rows = row_start == 0 and row_stop >= active[0]
+    for t in range(1 if all_rows else active.size):
+        first = offset[t] + row_start
+        rows = offset[active.size] if all_rows else min(row_stop, active[t]) - row_start
+        multiply(
+            dx, first * dx_stride, dx_stride, start, first * start_stride, start_stride, panel, rows,
+            dgates, first * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
+            input_back, 0, groups * k_run * panel, panel, panel // width, 0, dx_stride // width,
+        )  # fmt: skip
+
+
+@kernel
+def weight_gradients(
+    weights, x, h, dgates, previous_rows, dinput, drecurrent, dbias, first_group, stop_group
+):
+    """Gradients of the packed weights, for a range of groups of hidden units.
+
+    Sums run over the N valid steps in their order in memory, whatever the number of threads.
+
+    Parameters
+    ----------
+    x, h, dgates : arrays (N, at least I), (B + N, H padded), (N, G * H padded)
+        Inputs, all states and the gradient of the sums.
+    previous_rows : int64 array (N,)
+        The row of `h` that each step read.
+    dinput, drecurrent : arrays shaped like the packed weights
+        Out, the panels of this range.
+    dbias : array (G * H padded,)
+        Out, the range's part.
+    first_group, stop_group : int
+        The range; it begins with a panel.
+    """
+    width = lane_count(dgates)
+    sum_count, product = slots(weights), window(weights)
+    x_stride, units = x.shape[1], h.shape[1]
+    inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
+    total, block = previous_rows.size, groups_at_once(weights)
+    apart = sum_count - product
+    dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
+    h_before = np.empty((WEIGHT_CHUNK_ROWS, units), h.dtype)
+    k_stride = dsums.shape[1]
+    panel_step = sum_count * width if apart else panel
+    _clear(dinput, drecurrent, dbias, first_group * product * width // panel,
+           -(-stop_group * product * width // panel), first_group * sum_count * width,
+           stop_group * sum_count * width)  # fmt: skip
+    for begin in range(0, total, WEIGHT_CHUNK_ROWS):
+        rows = min(WEIGHT_CHUNK_ROWS, total - begin)
+        for k in range(rows):
+            for unit in range(0, units, width):
+                store(h_before, k * units + unit, load(h, previous_rows[begin + k] * units + unit))
+        for first in range(first_group, stop_group, block):
+            stop = min(first + block, stop_group)
+            _copy_and_sum(
+                dgates, begin, rows, first * sum_count * width, stop * sum_count * width, dsums, dbias
+            )
+            vectors = (stop - first) * product
+            target = first * product * width // panel
+            multiply(
+                dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
+                inputs * panel, inputs, x, begin * x_stride, 1, x_stride, 1, rows, 0,
+                dsums, 0, panel_step, k_stride, panel // width, 0, vectors,
+            )  # fmt: skip
+            multiply(
+                drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
+                hidden * panel, hidden, h_before, 0, 1, units, 1, rows, 0,
+                dsums, apart * width, panel_step, k_stride, panel // width, 0, vectors,
+            )  # fmt: skip
+
+
+@inlined
+def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column):
+    for panel in range(first_panel, stop_panel):
+        for column in range(dinput.shape[2]):
+            for k in range(dinput.shape[1]):
+                dinput[panel, k, column] = 0.0
+            for k in range(drecurrent.shape[1]):
+                drecurrent[panel, k, column] = 0.0
+    for column in range(first_column, stop_column):
+        dbias[column] = 0.0
+
+
+@inlined
+def _copy_and_sum(dgates, begin, rows, first_column, stop_column, dsums, dbias):
+    """Columns of dgates side by side in `dsums`, their sums added to `dbias`."""
+    width = lane_count(dgates)
+    for column in range(first_column, stop_column, width):
+        total = load(dbias, column)
+        for k in range(rows):
+            values = load(dgates, (begin + k) * dgates.shape[1] + column)
+            store(dsums, k * dsums.shape[1] + column - first_column, values)
+            total = total + values
+        store(dbias, column, total)
+
+
+@kernel
+def copy_outputs(h, y, column, hidden, active, offset, slot, row_start, row_stop, reverse):
+    """The outputs of one direction into columns of y (N, at least column + H), for a range of rows."""
+    for t in range(active.size):
+        source = slot[t if reverse else t + 1]
+        for b in range(row_start, min(row_stop, active[t])):
+            for j in range(hidden):
+                y[offset[t] + b, column + j] = h[source + b, j]

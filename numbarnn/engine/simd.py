@@ -1,0 +1,557 @@
+"""Vector values for kernels: one register of numbers, with the operators of a number.
+
+``load(array, index)`` gives a vector of as many numbers as a register holds; the mathematics of a cell is
+then written once, and runs on vectors in the CPU's kernels, on single numbers in a CUDA thread, and on
+NumPy slices where the JIT is off. Nothing is left to the auto-vectoriser: no run-time alias check, no
+scalar remainder, and the order of every operation is the written one.
+
+An index counts elements of the C-contiguous array, whatever its shape.
+"""
+
+import operator
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models, register_default
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, overload
+
+from numbarnn.engine.host import lanes
+
+FLOAT_TYPES = (types.float32, types.float64)
+
+
+class VectorType(types.Type):
+    """The type of one register full of `dtype`; `dtype` boolean is a mask."""
+
+    def __init__(self, dtype, count):
+        self.dtype = dtype
+        self.count = count
+        super().__init__(name=f"vector({dtype} x {count})")
+
+
+@register_default(VectorType)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        element = ir.IntType(1) if fe_type.dtype == types.boolean else llvm_float(fe_type.dtype)
+        super().__init__(dmm, fe_type, ir.VectorType(element, fe_type.count))
+
+
+def llvm_float(dtype):
+    return {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[dtype]
+
+
+def vector_of(dtype):
+    """The vector type of a floating dtype on this machine."""
+    if dtype not in FLOAT_TYPES:
+        raise TypeError(f"kernels take float32 or float64, not {dtype}")
+    return VectorType(dtype, lanes(str(dtype)))
+
+
+def is_float_vector(value_type) -> bool:
+    return isinstance(value_type, VectorType) and value_type.dtype in FLOAT_TYPES
+
+
+def splat(builder, value, vector_type):
+    """A vector with `value` in every lane."""
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector_type.count), None)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def call_llvm(builder, name, return_type, arguments):
+    """Call the LLVM intrinsic `name`, mangled with its vector type."""
+    function_type = ir.FunctionType(return_type, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+def mangled(vector_type) -> str:
+    """The suffix of an LLVM intrinsic for this vector type: ``v16f32``."""
+    return f"v{vector_type.count}f{32 if isinstance(vector_type.element, ir.FloatType) else 64}"
+
+
+def element_pointer(context, builder, array_type, array, index):
+    """The address of element `index` of a contiguous array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def vector_pointer(context, builder, array_type, array, index, vector_type):
+    pointer = element_pointer(context, builder, array_type, array, index)
+    return builder.bitcast(pointer, vector_type.as_pointer())
+
+
+def element_bytes(vector_type) -> int:
+    return 4 if isinstance(vector_type.element, ir.FloatType) else 8
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------
+
+ARITHMETIC = {
+    operator.add: ir.IRBuilder.fadd,
+    operator.sub: ir.IRBuilder.fsub,
+    operator.mul: ir.IRBuilder.fmul,
+    operator.truediv: ir.IRBuilder.fdiv,
+}
+COMPARISONS = {operator.lt: "<", operator.gt: ">", operator.le: "<=", operator.ge: ">="}
+
+
+def _as_vector(context, builder, value, value_type, vector_numba_type):
+    """`value` as an LLVM vector; a number of any type is rounded to the vector's own and spread out."""
+    if isinstance(value_type, VectorType):
+        return value
+    number = context.cast(builder, value, value_type, vector_numba_type.dtype)
+    return splat(builder, number, context.get_value_type(vector_numba_type))
+
+
+def _vector_operand(left, right):
+    for one, other in ((left, right), (right, left)):
+        if is_float_vector(one) and (other == one or isinstance(other, types.Number)):
+            return one
+    return None
+
+
+def _declare_operator(symbol, emit, result_of):
+    @infer_global(symbol)
+    class VectorOperator(AbstractTemplate):
+        key = symbol
+
+        def generic(self, args, kws):
+            if len(args) == 2 and (vector := _vector_operand(*args)):
+                return signature(result_of(vector), *args)
+            return None
+
+    def lower(context, builder, sig, args):
+        vector = _vector_operand(*sig.args)
+        operands = [_as_vector(context, builder, a, t, vector) for a, t in zip(args, sig.args, strict=True)]
+        return emit(builder, *operands)
+
+    lower_builtin(symbol, VectorType, VectorType)(lower)
+    lower_builtin(symbol, VectorType, types.Number)(lower)
+    lower_builtin(symbol, types.Number, VectorType)(lower)
+
+
+def _comparison(predicate):
+    return lambda builder, left, right: builder.fcmp_ordered(predicate, left, right)
+
+
+for _symbol, _emit in ARITHMETIC.items():
+    _declare_operator(_symbol, _emit, lambda vector: vector)
+for _symbol, _predicate in COMPARISONS.items():
+    _declare_operator(
+        _symbol, _comparison(_predicate), lambda vector: VectorType(types.boolean, vector.count)
+    )
+
+
+@infer_global(operator.neg)
+class _VectorNegation(AbstractTemplate):
+    key = operator.neg
+
+    def generic(self, args, kws):
+        return signature(args[0], args[0]) if is_float_vector(args[0]) else None
+
+
+@lower_builtin(operator.neg, VectorType)
+def _lower_negation(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+def fma(a, b, c):
+    """``a * b + c``, rounded once where the processor can."""
+    return a * b + c
+
+
+def select(mask, where_true, where_false):
+    """Lane by lane, one value or the other."""
+    return np.where(mask, where_true, where_false)
+
+
+def absolute(x):
+    """``|x|``, keeping NaN."""
+    return np.abs(x)
+
+
+def copy_sign(magnitude, sign):
+    """`magnitude` with the sign of `sign`."""
+    return np.copysign(magnitude, sign)
+
+
+def zero_like(x):
+    """0 in every lane."""
+    return np.zeros_like(x)
+
+
+@intrinsic
+def _zero_like(typingctx, x):
+    def codegen(context, builder, sig, args):
+        return ir.Constant(args[0].type, None)
+
+    return x(x), codegen
+
+
+@overload(zero_like)
+def _overload_zero_like(x):
+    return (lambda x: _zero_like(x)) if is_float_vector(x) else None
+
+
+@intrinsic
+def _fma(typingctx, a, b, c):
+    vector = next((t for t in (a, b, c) if is_float_vector(t)), None)
+    if vector is None:
+        return None
+
+    def codegen(context, builder, sig, args):
+        operands = [_as_vector(context, builder, v, t, vector) for v, t in zip(args, sig.args, strict=True)]
+        kind = operands[0].type
+        return call_llvm(builder, f"llvm.fmuladd.{mangled(kind)}", kind, operands)
+
+    return vector(a, b, c), codegen
+
+
+@intrinsic
+def _select(typingctx, mask, where_true, where_false):
+    vector = where_true if is_float_vector(where_true) else where_false
+
+    def codegen(context, builder, sig, args):
+        yes, no = (
+            _as_vector(context, builder, v, t, vector) for v, t in zip(args[1:], sig.args[1:], strict=True)
+        )
+        return builder.select(args[0], yes, no)
+
+    return vector(mask, where_true, where_false), codegen
+
+
+@intrinsic
+def _absolute(typingctx, x):
+    def codegen(context, builder, sig, args):
+        return call_llvm(builder, f"llvm.fabs.{mangled(args[0].type)}", args[0].type, args)
+
+    return x(x), codegen
+
+
+@intrinsic
+def _copy_sign(typingctx, magnitude, sign):
+    def codegen(context, builder, sig, args):
+        return call_llvm(builder, f"llvm.copysign.{mangled(args[0].type)}", args[0].type, args)
+
+    return magnitude(magnitude, sign), codegen
+
+
+@overload(fma)
+def _overload_fma(a, b, c):
+    if any(is_float_vector(t) for t in (a, b, c)):
+        return lambda a, b, c: _fma(a, b, c)
+    return lambda a, b, c: a * b + c
+
+
+@overload(select)
+def _overload_select(mask, where_true, where_false):
+    if isinstance(mask, VectorType):
+        return lambda mask, where_true, where_false: _select(mask, where_true, where_false)
+    return lambda mask, where_true, where_false: where_true if mask else where_false
+
+
+@overload(absolute)
+def _overload_absolute(x):
+    return (lambda x: _absolute(x)) if is_float_vector(x) else (lambda x: abs(x))
+
+
+@overload(copy_sign)
+def _overload_copy_sign(magnitude, sign):
+    if is_float_vector(magnitude):
+        return lambda magnitude, sign: _copy_sign(magnitude, sign)
+    return lambda magnitude, sign: np.copysign(magnitude, sign)
+
+
+def polynomial(x, coefficients):
+    """``c[0] + c[1] x + c[2] x**2 + ...`` by Horner's rule."""
+    result = x.dtype.type(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        result = fma(result, x, x.dtype.type(coefficient))
+    return result
+
+
+@overload(polynomial)
+def _overload_polynomial(x, coefficients):
+    count = coefficients.count
+    if count == 1:
+        return lambda x, coefficients: coefficients[0]
+    # c[0] + x * (the rest): the recursion unrolls at compile time
+    return lambda x, coefficients: fma(polynomial(x, coefficients[1:]), x, coefficients[0])
+
+
+# ---- powers of two by their bits, for exp ----------------------------------------------------------------
+
+
+def scale_by_rounded(x, shifted, bias):
+    """``x * 2**(n + bias)``, where n sits in the last bits of `shifted` (a number plus 1.5 * 2**mantissa)."""
+    mantissa = np.finfo(x.dtype).nmant
+    n = shifted - x.dtype.type(1.5 * 2.0**mantissa)
+    return x * np.exp2(n + bias)
+
+
+@intrinsic(prefer_literal=True)
+def _scale_by_rounded(typingctx, x, shifted, bias):
+    offset = bias.literal_value
+
+    def codegen(context, builder, sig, args):
+        kind = args[0].type
+        bits, mantissa, zero_exponent = (32, 23, 127) if element_bytes(kind) == 4 else (64, 52, 1023)
+        integers = ir.VectorType(ir.IntType(bits), kind.count)
+
+        def constant(value):
+            return ir.Constant(integers, [value] * kind.count)
+
+        exponent = builder.shl(builder.bitcast(args[1], integers), constant(mantissa))
+        power = builder.add(exponent, constant((zero_exponent + offset) << mantissa))
+        return builder.fmul(args[0], builder.bitcast(power, kind))
+
+    return x(x, shifted, bias), codegen
+
+
+@overload(scale_by_rounded, prefer_literal=True)
+def _overload_scale(x, shifted, bias):
+    if is_float_vector(x):
+        offset = bias.literal_value
+        return lambda x, shifted, bias: _scale_by_rounded(x, shifted, offset)
+    return None
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+
+
+def load(array, index):
+    """One vector from element `index` on."""
+    return array.reshape(-1)[index : index + lanes(array.dtype)]
+
+
+def store(array, index, values):
+    """Write one vector from element `index` on."""
+    array.reshape(-1)[index : index + lanes(array.dtype)] = values
+
+
+def load_part(array, index, count):
+    """The first `count` lanes from element `index` on, 0 in the others; reads nothing past them."""
+    full = np.zeros(lanes(array.dtype), array.dtype)
+    full[:count] = array.reshape(-1)[index : index + count]
+    return full
+
+
+def store_part(array, index, values, count):
+    """Write the first `count` lanes; touches nothing past them."""
+    array.reshape(-1)[index : index + count] = values[:count]
+
+
+def _emit_load(context, builder, array_type, array, index):
+    kind = context.get_value_type(vector_of(array_type.dtype))
+    pointer = vector_pointer(context, builder, array_type, array, index, kind)
+    return builder.load(pointer, align=element_bytes(kind))
+
+
+def _emit_store(context, builder, array_type, array, index, value):
+    pointer = vector_pointer(context, builder, array_type, array, index, value.type)
+    builder.store(value, pointer, align=element_bytes(value.type))
+
+
+@intrinsic
+def _load(typingctx, array, index):
+    def codegen(context, builder, sig, args):
+        return _emit_load(context, builder, sig.args[0], args[0], args[1])
+
+    return vector_of(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def _store(typingctx, array, index, values):
+    if values != vector_of(array.dtype):
+        return None  # an array of one dtype never takes vectors of another
+
+    def codegen(context, builder, sig, args):
+        _emit_store(context, builder, sig.args[0], args[0], args[1], args[2])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values), codegen
+
+
+def _lane_mask(builder, count, lane_count):
+    """A mask of the first `count` lanes."""
+    wide = ir.VectorType(count.type, lane_count)
+    lane_numbers = ir.Constant(wide, list(range(lane_count)))
+    return builder.icmp_signed("<", lane_numbers, splat(builder, count, wide))
+
+
+@intrinsic
+def _load_part(typingctx, array, index, count):
+    def codegen(context, builder, sig, args):
+        kind = context.get_value_type(vector_of(sig.args[0].dtype))
+        pointer = vector_pointer(context, builder, sig.args[0], args[0], args[1], kind)
+        alignment = ir.Constant(ir.IntType(32), element_bytes(kind))
+        mask = _lane_mask(builder, args[2], kind.count)
+        name = f"llvm.masked.load.{mangled(kind)}.p0{_pointer_suffix(kind)}"
+        return call_llvm(builder, name, kind, [pointer, alignment, mask, ir.Constant(kind, None)])
+
+    return vector_of(array.dtype)(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def _store_part(typingctx, array, index, values, count):
+    if values != vector_of(array.dtype):
+        return None
+
+    def codegen(context, builder, sig, args):
+        kind = args[2].type
+        pointer = vector_pointer(context, builder, sig.args[0], args[0], args[1], kind)
+        alignment = ir.Constant(ir.IntType(32), element_bytes(kind))
+        mask = _lane_mask(builder, args[3], kind.count)
+        name = f"llvm.masked.store.{mangled(kind)}.p0{_pointer_suffix(kind)}"
+        call_llvm(builder, name, ir.VoidType(), [args[2], pointer, alignment, mask])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values, types.intp), codegen
+
+
+def _pointer_suffix(kind) -> str:
+    """How this llvmlite names a pointer in an intrinsic: by its target, or not at all (opaque)."""
+    return "" if getattr(kind.as_pointer(), "is_opaque", False) else mangled(kind)
+
+
+@overload(load)
+def _overload_load(array, index):
+    return lambda array, index: _load(array, index)
+
+
+@overload(store)
+def _overload_store(array, index, values):
+    return lambda array, index, values: _store(array, index, values)
+
+
+@overload(load_part)
+def _overload_load_part(array, index, count):
+    return lambda array, index, count: _load_part(array, index, count)
+
+
+@overload(store_part)
+def _overload_store_part(array, index, values, count):
+    return lambda array, index, values, count: _store_part(array, index, values, count)
+
+
+def load_each(arrays, index):
+    """One vector from every array of a tuple."""
+    return tuple(load(array, index) for array in arrays)
+
+
+def store_each(arrays, index, values):
+    """Write one vector into every array of a tuple."""
+    for array, value in zip(arrays, values, strict=True):
+        store(array, index, value)
+
+
+def load_run(array, index, count):
+    """`count` vectors, one behind the other, as a tuple."""
+    width = lanes(array.dtype)
+    return tuple(load(array, index + k * width) for k in range(count))
+
+
+def store_run(array, index, values):
+    """Write a tuple of vectors one behind the other."""
+    width = lanes(array.dtype)
+    for k, value in enumerate(values):
+        store(array, index + k * width, value)
+
+
+def _pack_tuple(context, builder, tuple_type, values):
+    return context.make_tuple(builder, tuple_type, values)
+
+
+@intrinsic
+def _load_each(typingctx, arrays, index):
+    result = types.UniTuple(vector_of(arrays.dtype.dtype), arrays.count)
+
+    def codegen(context, builder, sig, args):
+        array_type = sig.args[0].dtype
+        values = [
+            _emit_load(context, builder, array_type, array, args[1])
+            for array in cgutils.unpack_tuple(builder, args[0])
+        ]
+        return _pack_tuple(context, builder, result, values)
+
+    return result(arrays, types.intp), codegen
+
+
+@intrinsic
+def _store_each(typingctx, arrays, index, values):
+    def codegen(context, builder, sig, args):
+        array_type = sig.args[0].dtype
+        pairs = zip(
+            cgutils.unpack_tuple(builder, args[0]), cgutils.unpack_tuple(builder, args[2]), strict=True
+        )
+        for array, value in pairs:
+            _emit_store(context, builder, array_type, array, args[1], value)
+        return context.get_dummy_value()
+
+    return types.void(arrays, types.intp, values), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _load_run(typingctx, array, index, count):
+    vector = vector_of(array.dtype)
+    result = types.UniTuple(vector, count.literal_value)
+
+    def codegen(context, builder, sig, args):
+        values = [
+            _emit_load(context, builder, sig.args[0], args[0], _advance(builder, args[1], k * vector.count))
+            for k in range(result.count)
+        ]
+        return _pack_tuple(context, builder, result, values)
+
+    return result(array, types.intp, count), codegen
+
+
+@intrinsic
+def _store_run(typingctx, array, index, values):
+    def codegen(context, builder, sig, args):
+        for k, value in enumerate(cgutils.unpack_tuple(builder, args[2])):
+            where = _advance(builder, args[1], k * value.type.count)
+            _emit_store(context, builder, sig.args[0], args[0], where, value)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values), codegen
+
+
+def _advance(builder, index, by):
+    return builder.add(index, ir.Constant(index.type, by))
+
+
+@overload(load_each)
+def _overload_load_each(arrays, index):
+    return lambda arrays, index: _load_each(arrays, index)
+
+
+@overload(store_each)
+def _overload_store_each(arrays, index, values):
+    return lambda arrays, index, values: _store_each(arrays, index, values)
+
+
+@overload(load_run, prefer_literal=True)
+def _overload_load_run(array, index, count):
+    number = count.literal_value
+    return lambda array, index, count: _load_run(array, index, number)
+
+
+@overload(store_run)
+def _overload_store_run(array, index, values):
+    return lambda array, index, values: _store_run(array, index, values)
+
+
+def lane_count(array):
+    """How many numbers of the array's dtype a vector holds; a constant in kernels."""
+    return lanes(array.dtype)
+
+
+@overload(lane_count)
+def _overload_lane_count(array):
+    number = lanes(str(array.dtype))
+    return lambda array: number

@@ -1,0 +1,342 @@
+"""Sequences in, sequences out: what users pass, and the one layout that kernels see.
+
+Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. Kernels see a matrix of N rows, one for each
+valid step, ordered by time and within a time by falling length of the sequence: no padding, no mask.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numbarnn.engine.compile_cache import kernel
+from numbarnn.engine.host import padded
+from numbarnn.engine.packing import aligned_zeros
+
+
+class Layout:
+    """Where the steps of a batch stand in memory.
+
+    Parameters
+    ----------
+    lengths : int64 array (B,)
+        Length of every sequence, in the caller's order, each at least 1.
+
+    Attributes
+    ----------
+    rows, steps, total : int
+        B, T (the longest length) and N (the sum of the lengths).
+    order : int64 array (B,)
+        The caller's row that stands at each place: rows are sorted by falling length.
+    lengths : int64 array (B,)
+        The lengths in that order.
+    active : int64 array (T,)
+        Rows that still run at step t; they are the first ones.
+    offset : int64 array (T + 1,)
+        Step t of the row at place b is row ``offset[t] + b`` of a matrix of N rows.
+    slot : int64 array (T + 1,)
+        Where slot s begins in a matrix of B + N states; see ``engine/scan.py``.
+    """
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.rows = int(lengths.size)
+        if lengths.min() == lengths.max():
+            self.order = np.arange(self.rows)
+            self.lengths = lengths
+        else:
+            self.order = np.argsort(-lengths, kind="stable")
+            self.lengths = lengths[self.order]
+        self.steps = int(self.lengths[0])
+        ends = np.bincount(self.lengths, minlength=self.steps + 1)
+        self.active = self.rows - np.cumsum(ends[:-1])
+        self.offset = np.zeros(self.steps + 1, np.int64)
+        np.cumsum(self.active, out=self.offset[1:])
+        self.total = int(self.offset[-1])
+        self.slot = np.zeros(self.steps + 1, np.int64)
+        self.slot[1:] = self.rows + self.offset[:-1]
+
+    @functools.cached_property
+    def last(self) -> "Layout":
+        """The layout of one value a sequence, in the same order of rows."""
+        return Layout.of_vectors(self.rows, self.order)
+
+    @classmethod
+    def of_vectors(cls, rows: int, order: np.ndarray | None = None) -> "Layout":
+        """The layout of a batch of single steps."""
+        layout = cls(np.ones(rows, np.int64))
+        if order is not None:
+            layout.order = order
+        return layout
+
+    @functools.cached_property
+    def slot_rows(self) -> np.ndarray:
+        """For each of the N steps, the row of its slot t among the states, int64 (N,)."""
+        return self._rows_from(self.slot[:-1])
+
+    @functools.cached_property
+    def next_slot_rows(self) -> np.ndarray:
+        """For each of the N steps, the row of its slot t + 1 among the states, int64 (N,)."""
+        return np.arange(self.rows, self.rows + self.total)
+
+    def _rows_from(self, starts: np.ndarray) -> np.ndarray:
+        return np.arange(self.total) + np.repeat(starts - self.offset[:-1], self.active)
+
+    @functools.cached_property
+    def first_state_rows(self) -> np.ndarray:
+        """Each place's row in slot 0, int64 (B,)."""
+        return np.arange(self.rows)
+
+    @functools.cached_property
+    def last_state_rows(self) -> np.ndarray:
+        """Each place's row in the slot of its length, int64 (B,)."""
+        return self.slot[self.lengths] + np.arange(self.rows)
+
+    def row_ranges(self, parts: int) -> list[tuple[int, int]]:
+        """Ranges of places with about the same number of steps, for `parts` threads."""
+        if parts == 1:
+            return [(0, self.rows)]
+        done = np.cumsum(self.lengths)
+        cuts = np.searchsorted(done, self.total * np.arange(1, parts) / parts)
+        edges = [0, *cuts.tolist(), self.rows]
+        return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the caller passed a batch, so that results go back alike."""
+
+    is_list: bool
+    has_time: bool
+    starts: np.ndarray  # where each row begins in the flat matrix of its steps
+    lengths: np.ndarray
+    padded_steps: int  # T of an array; rows shorter than this end in zeros
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A batch as one flat matrix (or, for tokens, a vector) of steps, in the caller's order."""
+
+    values: np.ndarray
+    form: Form
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.form.lengths
+
+    @property
+    def rows(self) -> int:
+        return int(self.form.lengths.size)
+
+    def width(self) -> int:
+        return int(self.values.shape[1]) if self.values.ndim == 2 else 1
+
+
+def read_steps(
+    x: Any, dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
+) -> Steps:
+    """Check a batch and lay it out flat.
+
+    Parameters
+    ----------
+    x : array or sequence of arrays
+        ``(B, T, I)`` or rows ``(T_i, I)``; of tokens, ``(B, T)`` or rows ``(T_i,)`` of integers; with
+        ``time=False`` also ``(B, I)``.
+    dtype
+        What the flat matrix is made of; tokens are int64.
+    name : str
+        The argument's name, for errors.
+    lengths : array-like of int (B,), optional
+        Valid steps of each row of an array; what lies behind them is ignored.
+    time : bool
+        False: an array of one dimension less, one vector a row, is taken as well.
+    tokens : bool
+        True: integers, without the axis of features.
+
+    Returns
+    -------
+    Steps
+
+    Raises
+    ------
+    TypeError
+        If `x` is not numeric, or tokens are not integers.
+    ValueError
+        If the rank, the lengths or the number of features do not fit, or there is nothing in `x`.
+    """
+    rank = 2 if tokens else 3
+    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object):
+        if lengths is not None:
+            raise ValueError(f"lengths is for arrays; rows of a list {name} have their own length")
+        return _read_rows(x, dtype, name, rank - 1, tokens)
+    array = _as_numbers(x, dtype, name, tokens)
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    if not time and array.ndim == rank - 1:
+        form = Form(False, False, np.arange(len(array)), np.ones(len(array), np.int64), 1)
+        return Steps(array, form)
+    if array.ndim != rank:
+        wanted = "(B, T) array of tokens" if tokens else "(B, T, I) array"
+        raise ValueError(f"{name} must be a {wanted} or a list of rows, not an array of shape {array.shape}")
+    rows, steps = array.shape[:2]
+    flat = array.reshape(rows * steps, *array.shape[2:])
+    form = Form(False, True, np.arange(rows) * steps, _read_lengths(lengths, rows, steps), steps)
+    return Steps(flat, form)
+
+
+def _read_rows(x: Sequence, dtype, name: str, rank: int, tokens: bool) -> Steps:
+    if len(x) == 0:
+        raise ValueError(f"{name} is empty: at least one row is needed")
+    rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
+    for i, row in enumerate(rows):
+        if row.ndim != rank:
+            wanted = "a 1-D array of tokens" if tokens else "a (T, I) array"
+            raise ValueError(f"{name}[{i}] must be {wanted}, not an array of shape {row.shape}")
+        if len(row) == 0:
+            raise ValueError(f"{name}[{i}] has no steps: every row needs at least one")
+        if row.shape[1:] != rows[0].shape[1:]:
+            raise ValueError(
+                f"{name}[{i}] has {row.shape[1]} features and {name}[0] has {rows[0].shape[1]}: they must agree"
+            )
+        if row.size == 0:
+            raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
+    counts = np.array([len(row) for row in rows], np.int64)
+    form = Form(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
+    return Steps(np.concatenate(rows), form)
+
+
+def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
+    """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # rows of unequal length inside one entry
+        raise ValueError(f"{name} is not a regular array: {error}") from None
+    if tokens:
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name} must hold integers (tokens), not {array.dtype}")
+        return np.ascontiguousarray(array, np.int64)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _read_lengths(lengths: Any, rows: int, steps: int) -> np.ndarray:
+    if lengths is None:
+        return np.full(rows, steps, np.int64)
+    array = np.asarray(lengths)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"lengths must hold integers, not {array.dtype}")
+    if array.shape != (rows,):
+        raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
+    if array.min() < 1 or array.max() > steps:
+        raise ValueError(
+            f"lengths must lie in 1..{steps}, the steps of x, not in {array.min()}..{array.max()}"
+        )
+    return array.astype(np.int64)
+
+
+@kernel
+def _gather(values, starts, order, active, offset, packed):
+    """Flat rows into the packed matrix; the number of the first flat row with NaN or infinity, or -1."""
+    bad = -1
+    for t in range(active.size):
+        for b in range(active[t]):
+            source = starts[order[b]] + t
+            target = offset[t] + b
+            finite = True
+            for j in range(values.shape[1]):
+                value = values[source, j]
+                finite &= np.isfinite(value)
+                packed[target, j] = value
+            if not finite and bad < 0:
+                bad = source
+    return bad
+
+
+@kernel
+def _scatter(packed, starts, order, active, offset, values):
+    """`_gather` undone."""
+    for t in range(active.size):
+        for b in range(active[t]):
+            target = starts[order[b]] + t
+            source = offset[t] + b
+            for j in range(values.shape[1]):
+                values[target, j] = packed[source, j]
+
+
+def pack_steps(steps: Steps, layout: Layout, name: str, out: np.ndarray | None = None) -> np.ndarray:
+    """The matrix (N, features padded to whole vectors) that kernels read.
+
+    Raises
+    ------
+    ValueError
+        If there is NaN or infinity in it, saying where.
+    """
+    if out is None:
+        width = padded(steps.values.shape[1], steps.values.dtype)
+        out = aligned_zeros((layout.total, width), steps.values.dtype)
+    bad = _gather(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
+    if bad >= 0:
+        raise ValueError(f"{name} must be finite: {describe_place(steps.form, bad)} holds NaN or infinity")
+    return out
+
+
+def describe_place(form: Form, flat_row: int) -> str:
+    """ "row 3, step 7" for a row of the flat matrix."""
+    row = int(np.searchsorted(form.starts, flat_row, side="right")) - 1
+    step = flat_row - int(form.starts[row])
+    return f"row {row}, step {step}" if form.has_time else f"row {row}"
+
+
+def pack_tokens(steps: Steps, layout: Layout) -> np.ndarray:
+    """The tokens (N,) in packed order."""
+    return steps.values[flat_rows(steps.form, layout)]
+
+
+def flat_rows(form: Form, layout: Layout) -> np.ndarray:
+    """For each of the N packed steps, its row in the caller's flat matrix, int64 (N,)."""
+    times = np.repeat(np.arange(layout.steps), layout.active)
+    places = np.arange(layout.total) - layout.offset[times]
+    return form.starts[layout.order[places]] + times
+
+
+def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> Any:
+    """A packed matrix in the caller's form: an array with zeros behind each row's end, or a list of rows."""
+    total = int(form.lengths.sum()) if form.is_list else form.lengths.size * form.padded_steps
+    flat = np.zeros((total, size), packed.dtype)
+    _scatter(packed, form.starts, layout.order, layout.active, layout.offset, flat)
+    if form.is_list:
+        return [flat[start : start + count] for start, count in zip(form.starts, form.lengths, strict=True)]
+    if not form.has_time:
+        return flat
+    return flat.reshape(form.lengths.size, form.padded_steps, size)
+
+
+def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
+    """The flat matrix of a gradient that must have the form and shape of an output.
+
+    Raises
+    ------
+    ValueError
+        If it does not, or holds NaN or infinity.
+    """
+    if form.is_list:
+        steps = read_steps(list(dy), dtype, name)
+        if steps.lengths.shape != form.lengths.shape or (steps.lengths != form.lengths).any():
+            raise ValueError(f"{name} must have the rows and lengths of the output")
+        flat = steps.values
+    else:
+        shape = (form.lengths.size, form.padded_steps, size) if form.has_time else (form.lengths.size, size)
+        array = _as_numbers(dy, dtype, name, tokens=False)
+        if array.shape != shape:
+            raise ValueError(f"{name} must have the shape of the output, {shape}, not {array.shape}")
+        flat = array.reshape(-1, size)
+    if flat.shape[1] != size:
+        raise ValueError(f"{name} must have the output's {size} features, not {flat.shape[1]}")
+    return flat
+
+
+def vector_form(rows: int) -> Form:
+    """The form of a batch with one vector a row."""
+    return Form(False, False, np.arange(rows), np.ones(rows, np.int64), 1)

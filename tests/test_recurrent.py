@@ -1,0 +1,281 @@
+"""The recurrent layers against both oracles, and what they promise about forms, threads and rows."""
+
+import importlib
+
+import numpy as np
+import pytest
+import reference
+from conftest import (
+    LAYERS,
+    TOLERANCE,
+    arrays_of,
+    assert_close,
+    assert_same,
+    make_layer,
+    random_problem,
+    run_layer,
+)
+
+import numbarnn
+
+# (T, B, I, H), each with an edge of its own. With H = 1 most arrays are one number, and a sum that cancels
+# loses digits in any float32 program: these T and B are ones where PyTorch's own float32 keeps them.
+SIZES = [
+    (5, 3, 4, 6),
+    (1, 2, 3, 5),
+    (8, 5, 1, 1),
+    (6, 1, 1, 7),
+    (3, 33, 2, 17),
+    (4, 5, 7, 64),
+    (7, 4, 40, 16),
+]
+# Enough work for several threads to get a share, and rows that do not divide evenly.
+LARGE = (20, 37, 24, 48)
+
+each_cell = pytest.mark.parametrize("cell", LAYERS)
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+each_direction = pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
+
+
+@pytest.fixture(params=["reference", "oracle_torch"])
+def oracle(request):
+    if request.param == "oracle_torch":
+        pytest.importorskip("torch")
+    return importlib.import_module(request.param)
+
+
+def pad(rows, fill):
+    """Rows (T_i, ...) as one array (B, T, ...) with ``fill`` past their ends."""
+    padded = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), fill, rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
+
+
+def row_of(problem, row):
+    """The problem of one row alone."""
+
+    def of_state(state):
+        return tuple(map(of_state, state)) if isinstance(state, tuple) else state[:, row : row + 1]
+
+    return problem._replace(
+        x=problem.x[row : row + 1],
+        dy=problem.dy[row : row + 1],
+        initial_state=of_state(problem.initial_state),
+        dstate=of_state(problem.dstate),
+    )
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@each_direction
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@each_cell
+def test_layer_is_its_oracle(oracle, cell, bias, bidirectional, num_layers, ragged, sizes, dtype):
+    options = {"bias": bias, "bidirectional": bidirectional, "num_layers": num_layers, "ragged": ragged}
+    problem = random_problem(cell, sizes, dtype=dtype, **options)
+    actual = run_layer(make_layer(problem), problem, as_array=not ragged)
+    assert_close(actual, oracle.run(*problem), TOLERANCE[dtype], dtype)
+
+
+@each_cell
+def test_large_problem_is_its_reference(cell):
+    """The sizes at which the work is shared out among threads."""
+    problem = random_problem(cell, LARGE, num_layers=2, bidirectional=True, ragged=True)
+    assert_close(run_layer(make_layer(problem), problem), reference.run(*problem), TOLERANCE["float64"])
+
+
+@each_cell
+def test_row_is_itself_in_any_company(cell):
+    problem = random_problem(cell, (6, 5, 3, 7), num_layers=2, bidirectional=True, ragged=True)
+    layer = make_layer(problem)
+    together = run_layer(layer, problem)
+    alone = [run_layer(layer, row_of(problem, row)) for row in range(5)]
+    assert_close(together.outputs, [row.outputs[0] for row in alone], TOLERANCE["float64"])
+    assert_close(together.dx, [row.dx[0] for row in alone], TOLERANCE["float64"])
+    for field in ("state", "dinitial_state"):
+        parts = [[array for _, array in arrays_of(getattr(row, field))] for row in alone]
+        joined = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
+        assert_close(tuple(array for _, array in arrays_of(getattr(together, field))), tuple(joined), 1e-10)
+    for name, gradient in together.gradients.items():
+        assert_close(gradient, sum(row.gradients[name] for row in alone), TOLERANCE["float64"])
+
+
+@each_cell
+def test_rows_come_back_in_the_callers_order(cell):
+    problem = random_problem(cell, (9, 6, 2, 5), bidirectional=True, lengths=[2, 9, 1, 5, 9, 4])
+    outputs = run_layer(make_layer(problem), problem).outputs
+    assert [len(y) for y in outputs] == [2, 9, 1, 5, 9, 4]
+    assert_close(outputs, reference.run(*problem).outputs, TOLERANCE["float64"])
+
+
+@each_direction
+@each_cell
+def test_padded_array_with_lengths_is_the_list(cell, bidirectional):
+    """What stands past a row's end, in x or in dy, has no influence."""
+    problem = random_problem(cell, (6, 5, 3, 7), num_layers=2, bidirectional=bidirectional, ragged=True)
+    layer, lengths = make_layer(problem), [len(row) for row in problem.x]
+    as_list = run_layer(layer, problem)
+    y, state = layer.forward(
+        pad(problem.x, fill=1e3), initial_state=problem.initial_state, lengths=lengths, training=True
+    )
+    dx, dinitial_state = layer.backward(pad(problem.dy, fill=1e3), dstate=problem.dstate)
+    assert_same(y, pad(as_list.outputs, fill=0.0))
+    assert_same(dx, pad(as_list.dx, fill=0.0))
+    assert_same((state, dinitial_state), (as_list.state, as_list.dinitial_state))
+    assert_same(layer.gradients, as_list.gradients)
+
+
+@each_cell
+def test_rows_in_any_container(cell):
+    problem = random_problem(cell, (6, 5, 3, 7), ragged=True)
+    rows_as_objects = np.empty(5, object)
+    rows_as_objects[:] = problem.x
+    layer = make_layer(problem)
+    y, state = layer.forward(problem.x)
+    for container in (tuple(problem.x), rows_as_objects):
+        y_again, state_again = layer.forward(container)
+        assert_same((list(y_again), state_again), (y, state))
+
+
+@each_dtype
+@each_cell
+def test_threads_and_repetition_change_no_bit(cell, dtype):
+    problem = random_problem(cell, LARGE, num_layers=2, bidirectional=True, ragged=True, dtype=dtype)
+    before = numbarnn.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5, 1):
+            numbarnn.set_num_threads(threads)
+            results.append(run_layer(make_layer(problem), problem))
+    finally:
+        numbarnn.set_num_threads(before)
+    for result in results[1:]:
+        assert_same(result, results[0])
+
+
+@each_cell
+def test_gradients_left_out(cell):
+    problem = random_problem(cell, (5, 3, 4, 6), num_layers=2, bidirectional=True, ragged=True)
+    zeros = tuple(map(np.zeros_like, problem.dstate)) if cell == "lstm" else np.zeros_like(problem.dstate)
+    layer = make_layer(problem)
+    with_zeros = run_layer(layer, problem._replace(dstate=zeros))
+    assert_same(run_layer(layer, problem._replace(dstate=None)), with_zeros)
+
+    layer.forward(problem.x, initial_state=problem.initial_state, training=True)
+    dx, dinitial_state = layer.backward(problem.dy, input_gradient=False)
+    assert dx is None
+    assert_same(dinitial_state, with_zeros.dinitial_state)
+    assert_same(layer.gradients, with_zeros.gradients)
+
+
+@each_cell
+def test_zero_initial_state_is_the_default(cell):
+    problem = random_problem(cell, (5, 3, 4, 6), num_layers=2, ragged=True)._replace(initial_state=None)
+    assert_close(run_layer(make_layer(problem), problem), reference.run(*problem), TOLERANCE["float64"])
+
+
+@each_cell
+def test_forward_without_training(cell):
+    problem = random_problem(cell, (5, 3, 4, 6), num_layers=2, bidirectional=True, ragged=True)
+    layer = make_layer(problem)
+    trained = run_layer(layer, problem)
+    y, state = layer.forward(problem.x, initial_state=problem.initial_state)
+    assert_same((y, state), (trained.outputs, trained.state))
+    with pytest.raises(RuntimeError, match="training"):
+        layer.backward(problem.dy)
+
+
+@each_dtype
+@each_cell
+def test_inputs_of_any_layout_and_precision(cell, dtype):
+    """Whole numbers are exact in every float, so that each way to hand them in must give the same bits."""
+    problem = random_problem(cell, (5, 4, 6, 7), bidirectional=True, dtype=dtype)
+    x = np.random.default_rng(0).integers(-3, 4, (4, 5, 6)).astype(dtype)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    spread = np.zeros((4, 10, 12), dtype)
+    spread[:, ::2, ::2] = x
+    variants = [
+        x.astype("float16"),
+        x.astype("float32"),
+        x.astype("float64"),
+        np.asfortranarray(x),
+        read_only,
+    ]
+    variants += [spread[:, ::2, ::2], x[:, ::-1, ::-1].copy()[:, ::-1, ::-1]]
+    layer = make_layer(problem)
+    expected = layer.forward(x, initial_state=problem.initial_state)
+    assert expected[0].dtype == dtype
+    for variant in variants:
+        assert_same(layer.forward(variant, initial_state=problem.initial_state), expected)
+        as_rows = layer.forward(list(variant), initial_state=problem.initial_state)
+        assert_same((np.stack(as_rows[0]), as_rows[1]), expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("as_array", [True, False], ids=["array", "list"])
+@each_cell
+def test_callers_arrays_are_left_alone(cell, as_array, dtype):
+    problem = random_problem(cell, (5, 3, 4, 6), num_layers=2, bidirectional=True, dtype=dtype)
+    layer = make_layer(problem)
+    x, dy = (np.stack(problem.x), np.stack(problem.dy)) if as_array else (problem.x, problem.dy)
+    given = [x, dy] if as_array else [*x, *dy]
+    given += [array for _, array in arrays_of((problem.initial_state, problem.dstate, problem.parameters))]
+    copies = [array.copy() for array in given]
+    y, state = layer.forward(x, initial_state=problem.initial_state, training=True)
+    given += [*y, *(array for _, array in arrays_of(state))]  # what the layer handed out is the caller's too
+    copies += [array.copy() for array in given[len(copies) :]]
+    layer.backward(dy, dstate=problem.dstate)
+    layer.forward(x)
+    for array, copy in zip(given, copies, strict=True):
+        assert_same(array, copy)
+
+
+@each_dtype
+@pytest.mark.parametrize("num_layers", [1, 2])
+@each_cell
+def test_steps_are_forward(cell, num_layers, dtype):
+    problem = random_problem(cell, (6, 3, 4, 17), num_layers=num_layers, dtype=dtype)
+    layer, x = make_layer(problem), np.stack(problem.x)
+    for state in (None, problem.initial_state):
+        y, final = layer.forward(x, initial_state=state)
+        y_steps = []
+        for t in range(x.shape[1]):
+            y_t, state = layer.step(x[:, t], state)
+            y_steps.append(y_t)
+        assert_close(np.stack(y_steps, axis=1), y, TOLERANCE[dtype], dtype)
+        assert_close(state, final, TOLERANCE[dtype], dtype)
+
+
+def dropout_masks(problem, rate, seed):
+    """The factors that dropout puts between two layers, read off a network that only copies its input."""
+    hidden_size = problem.parameters["weight_hh_l0"].shape[1]
+    identity, zeros = np.eye(hidden_size), np.zeros((hidden_size, hidden_size))
+    parameters = {}
+    for suffix, copies in (("", [identity, zeros]), ("_reverse", [zeros, identity])):
+        parameters |= {f"weight_ih_l0{suffix}": identity, f"weight_ih_l1{suffix}": np.hstack(copies)}
+        parameters |= {f"weight_hh_l{layer}{suffix}": zeros for layer in range(2)}
+    ones = [np.ones((len(x), hidden_size)) for x in problem.x]
+    layer = make_layer(problem._replace(cell="rnn_relu", parameters=parameters), dropout=rate)
+    masks, _ = layer.forward(ones, training=True, seed=seed)
+    return masks
+
+
+@each_cell
+def test_dropout_between_layers(cell):
+    rate, seed = 0.25, 7
+    problem = random_problem(cell, (8, 6, 5, 16), num_layers=2, bidirectional=True, ragged=True)
+    masks = dropout_masks(problem, rate, seed)
+    factors, counts = np.unique(np.concatenate(masks), return_counts=True)
+    np.testing.assert_allclose(factors, [0.0, 1.0 / (1.0 - rate)])
+    assert counts[0] / counts.sum() == pytest.approx(rate, abs=0.06)
+
+    layer = make_layer(problem, dropout=rate)
+    expected = reference.run(*problem, dropout_masks=[masks])
+    assert_close(run_layer(layer, problem, seed=seed), expected, TOLERANCE["float64"])
+    predicted, _ = layer.forward(problem.x, initial_state=problem.initial_state)
+    assert_close(predicted, reference.run(*problem).outputs, TOLERANCE["float64"])
+    assert np.any(np.concatenate(masks) != np.concatenate(dropout_masks(problem, rate, seed + 1)))

@@ -4,7 +4,9 @@ Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. Kernels see a m
 valid step, ordered by time and within a time by falling length of the sequence: no padding, no mask.
 """
 
+import copy
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,8 @@ class Layout:
         B, T (the longest length) and N (the sum of the lengths).
     order : int64 array (B,)
         The caller's row that stands at each place: rows are sorted by falling length.
+    in_order : bool
+        Whether that is the caller's own order.
     lengths : int64 array (B,)
         The lengths in that order.
     active : int64 array (T,)
@@ -42,12 +46,9 @@ class Layout:
 
     def __init__(self, lengths: np.ndarray) -> None:
         self.rows = int(lengths.size)
-        if lengths.min() == lengths.max():
-            self.order = np.arange(self.rows)
-            self.lengths = lengths
-        else:
-            self.order = np.argsort(-lengths, kind="stable")
-            self.lengths = lengths[self.order]
+        self.order = np.argsort(-lengths, kind="stable")
+        self.lengths = lengths[self.order]
+        self.in_order = bool((self.order[1:] > self.order[:-1]).all())
         self.steps = int(self.lengths[0])
         ends = np.bincount(self.lengths, minlength=self.steps + 1)
         self.active = self.rows - np.cumsum(ends[:-1])
@@ -60,15 +61,16 @@ class Layout:
     @functools.cached_property
     def last(self) -> "Layout":
         """The layout of one value a sequence, in the same order of rows."""
-        return Layout.of_vectors(self.rows, self.order)
-
-    @classmethod
-    def of_vectors(cls, rows: int, order: np.ndarray | None = None) -> "Layout":
-        """The layout of a batch of single steps."""
-        layout = cls(np.ones(rows, np.int64))
-        if order is not None:
-            layout.order = order
+        layout = copy.copy(_full_layout(self.rows, 1))
+        layout.order, layout.in_order = self.order, self.in_order
         return layout
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """Where each of the caller's rows stands, int64 (B,)."""
+        places = np.empty_like(self.order)
+        places[self.order] = np.arange(self.rows)
+        return places
 
     @functools.cached_property
     def slot_rows(self) -> np.ndarray:
@@ -100,7 +102,19 @@ class Layout:
         done = np.cumsum(self.lengths)
         cuts = np.searchsorted(done, self.total * np.arange(1, parts) / parts)
         edges = [0, *cuts.tolist(), self.rows]
-        return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+        return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+@functools.lru_cache(maxsize=16)
+def _full_layout(rows: int, steps: int) -> Layout:
+    return Layout(np.full(rows, steps, np.int64))
+
+
+def layout_of(form: "Form") -> Layout:
+    """The layout of a batch; that of a full array is made once for its shape."""
+    if form.is_full:
+        return _full_layout(form.lengths.size, form.padded_steps)
+    return Layout(form.lengths)
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class Form:
     starts: np.ndarray  # where each row begins in the flat matrix of its steps
     lengths: np.ndarray
     padded_steps: int  # T of an array; rows shorter than this end in zeros
+    is_full: bool = False  # known to have no row shorter than that
 
 
 @dataclass(frozen=True)
@@ -174,14 +189,16 @@ def read_steps(
     if array.size == 0:
         raise ValueError(f"{name} is empty: its shape is {array.shape}")
     if not time and array.ndim == rank - 1:
-        form = Form(False, False, np.arange(len(array)), np.ones(len(array), np.int64), 1)
+        form = vector_form(len(array))
         return Steps(array, form)
     if array.ndim != rank:
         wanted = "(B, T) array of tokens" if tokens else "(B, T, I) array"
         raise ValueError(f"{name} must be a {wanted} or a list of rows, not an array of shape {array.shape}")
     rows, steps = array.shape[:2]
     flat = array.reshape(rows * steps, *array.shape[2:])
-    form = Form(False, True, np.arange(rows) * steps, _read_lengths(lengths, rows, steps), steps)
+    form = Form(
+        False, True, np.arange(rows) * steps, _read_lengths(lengths, rows, steps), steps, lengths is None
+    )
     return Steps(flat, form)
 
 
@@ -197,7 +214,8 @@ def _read_rows(x: Sequence, dtype, name: str, rank: int, tokens: bool) -> Steps:
             raise ValueError(f"{name}[{i}] has no steps: every row needs at least one")
         if row.shape[1:] != rows[0].shape[1:]:
             raise ValueError(
-                f"{name}[{i}] has {row.shape[1]} features and {name}[0] has {rows[0].shape[1]}: they must agree"
+                f"{name}[{i}] has {row.shape[1]} features and {name}[0] has {rows[0].shape[1]}:"
+                " they must agree"
             )
         if row.size == 0:
             raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
@@ -305,12 +323,22 @@ def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> A
     """A packed matrix in the caller's form: an array with zeros behind each row's end, or a list of rows."""
     total = int(form.lengths.sum()) if form.is_list else form.lengths.size * form.padded_steps
     flat = np.zeros((total, size), packed.dtype)
-    _scatter(packed, form.starts, layout.order, layout.active, layout.offset, flat)
+    scatter_steps(packed, form.starts, layout, flat)
+    return in_form(flat, form)
+
+
+def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: np.ndarray) -> None:
+    """Write the rows of a packed matrix to their places in a flat one."""
+    _scatter(packed, starts, layout.order, layout.active, layout.offset, flat)
+
+
+def in_form(flat: np.ndarray, form: Form) -> Any:
+    """A flat matrix of steps as the caller passed them."""
     if form.is_list:
         return [flat[start : start + count] for start, count in zip(form.starts, form.lengths, strict=True)]
     if not form.has_time:
         return flat
-    return flat.reshape(form.lengths.size, form.padded_steps, size)
+    return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1])
 
 
 def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
@@ -339,4 +367,4 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
 
 def vector_form(rows: int) -> Form:
     """The form of a batch with one vector a row."""
-    return Form(False, False, np.arange(rows), np.ones(rows, np.int64), 1)
+    return Form(False, False, np.arange(rows), np.ones(rows, np.int64), 1, True)

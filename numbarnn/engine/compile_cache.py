@@ -13,6 +13,7 @@ The cache is private API of Numba; ``tests/test_compile_cache.py`` pins what is 
 import functools
 import hashlib
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -31,6 +32,7 @@ SHARED_SOURCES = ("engine", "cells")  # folders whose code is inlined into kerne
 # error_model: division must not raise, or loops with a division stay scalar. fastmath: none, so that
 # every sum has one order and NaN stays NaN; products are contracted by explicit fma calls.
 INLINED_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True}
+STEP_OPTIONS: dict[str, Any] = {"error_model": "numpy"}  # a function of its own: it has scratch on its stack
 KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
@@ -123,13 +125,16 @@ class _Locator(caching._CacheLocator):
     def get_disambiguator(self):
         return str(self._lineno)
 
-    @classmethod
-    def from_function(cls, py_func, py_file):
-        return cls(py_func, py_file) if os.path.exists(py_file) and _cache_directory() else None
-
 
 class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+    """Numba's own, with our place and stamp whatever locators Numba is told to use."""
+
+    def __init__(self, py_func):
+        self._lineno = py_func.__code__.co_firstlineno
+        self._locator = _Locator(py_func, py_func.__code__.co_filename)
+        self._filename_base = self.get_filename_base(
+            f"{py_func.__module__}.{py_func.__qualname__}", getattr(sys, "abiflags", "")
+        )
 
 
 class KernelCache(caching.FunctionCache):
@@ -157,7 +162,9 @@ class KernelCache(caching.FunctionCache):
 def kernel(function: Callable) -> Callable:
     """Compile `function` on first use, without the GIL, and keep the machine code on disk."""
     compiled = numba.njit(**KERNEL_OPTIONS)(function)
-    if compiled is not function and _cache_directory() is not None:  # the same object: the JIT is off
+    jit_is_off = compiled is function
+    has_file = os.path.exists(function.__code__.co_filename)  # not so in a notebook
+    if not jit_is_off and has_file and _cache_directory() is not None:
         compiled._cache = KernelCache(function)
     return compiled
 

@@ -5,11 +5,13 @@ columns of a recurrent layer are grouped by hidden unit: a vector of units, then
 column map says which row of the parameter a column is, -1 for padding.
 """
 
+import math
+
 import numpy as np
 
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.host import lanes, padded, registers
-from numbarnn.engine.simd import lane_count
+from numbarnn.engine.simd import lane_count, load, load_part, store
 
 ALIGNMENT = registers().bytes
 
@@ -17,7 +19,7 @@ ALIGNMENT = registers().bytes
 def aligned_zeros(shape, dtype) -> np.ndarray:
     """Zeros that begin at the boundary of a vector register."""
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape))
+    count = math.prod(shape) if isinstance(shape, tuple) else shape
     raw = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
     first = -raw.ctypes.data % ALIGNMENT
     return raw[first : first + count * dtype.itemsize].view(dtype).reshape(shape)
@@ -58,15 +60,20 @@ def _pack_transposed(parameter, column_map, panels):
 @inlined
 def _pack(parameter, row_map, panels):
     """Panels of `parameter` itself: k runs down the rows in the order of `row_map`."""
-    width = panels.shape[2]
+    width, lane = panels.shape[2], lane_count(panels)
+    columns = parameter.shape[1]
     for panel in range(panels.shape[0]):
-        first = panel * width
-        count = min(width, parameter.shape[1] - first)
         for k in range(row_map.size):
             row = row_map[k]
             if row >= 0:
-                for place in range(count):
-                    panels[panel, k, place] = parameter[row, first + place]
+                for place in range(0, width, lane):
+                    left = columns - panel * width - place
+                    source = row * columns + panel * width + place
+                    target = (panel * panels.shape[1] + k) * width + place
+                    if left >= lane:
+                        store(panels, target, load(parameter, source))
+                    elif left > 0:
+                        store(panels, target, load_part(parameter, source, left))
 
 
 @inlined

@@ -26,10 +26,9 @@ from numbarnn.engine.simd import (
     store_each,
     store_run,
 )
-from numbarnn.engine.tile import multiply
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS, multiply
 
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
-WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
 
 
 @inlined
@@ -62,8 +61,12 @@ def project(weights, x, gates, x_row, gate_row, rows):
 
 
 @inlined
-def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows):
-    """One time step of some rows: the recurrent product and the cell, one panel of units after the other."""
+def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, upward):
+    """One time step of some rows: the recurrent product and the cell, one panel of units after the other.
+
+    `upward` says in which direction to go through the panels. Turning round from step to step finds the
+    last panels of the step before still in the cache.
+    """
     width = lane_count(gates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, units = gates.shape[1], states[0].shape[1]
@@ -72,7 +75,9 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
     apart = sum_count - product
     panel_step = sum_count * width if apart else panel
     corner = gate_row * gate_stride + apart * width
-    for first in range(0, groups, block):
+    panels = -(-groups // block)
+    for i in range(panels):
+        first = (i if upward else panels - 1 - i) * block
         stop = min(first + block, groups)
         multiply(
             gates, corner, gate_stride, gates, corner, gate_stride, panel_step, rows,
@@ -145,7 +150,7 @@ def forward(weights, x, states, gates, keep, active, offset, slot, row_start, ro
                 gate_row = offset[t] + gate_shift + row_start if packed else (t - low) * row_count
                 previous_row = slot[t + 1 if reverse else t] + row_start
                 new_row = slot[t if reverse else t + 1] + row_start
-                step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows)
+                step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, t % 2 == 0)
 
 
 @kernel
@@ -194,7 +199,7 @@ def backward(weights, recurrent_back, states, gates, dy, dy_column, has_dy, dsta
                         dh = dnew[0] + load(dy, place)
                     else:
                         dh = dnew[0] + load_part(dy, place, hidden - unit)
-                    dnew = (dh,) + dnew[1:]
+                    dnew = (dh,) + dnew[1:]  # noqa: RUF005 (Numba does not unpack here)
                 saved = load_sums(weights, gates, here)
                 previous = load_each(states, (previous_row + b) * units + unit)
                 new = load_each(states, (new_row + b) * units + unit)

@@ -9,7 +9,10 @@ No threading layer of Numba is used: OpenMP's kills a child forked after use, an
 process when two threads call at once.
 """
 
+import functools
+import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -19,8 +22,12 @@ from numba.extending import intrinsic, overload
 
 from numbarnn.engine.compile_cache import kernel
 
-SPINS_BEFORE_SLEEP = 40_000  # looks at the ticket, about 100 microseconds
-SPINS_FOR_RESULT = 20_000
+# Looks at a shared number before going to sleep, about 2 milliseconds. A region that finds its workers awake
+# costs 10 microseconds; waking a thread took 60 to 350 on the virtual machines where this was measured.
+LOOKS_BEFORE_YIELD = 1000
+LOOKS_TO_SETTLE = 10_000  # about 3 microseconds
+YIELDS_BEFORE_SLEEP = 3000
+YIELDS_FOR_START = 50  # a sleeping worker is not waited for any longer
 
 _thread_count: int | None = None
 
@@ -42,8 +49,11 @@ def get_num_threads() -> int:
     >>> numbarnn.get_num_threads() >= 1
     True
     """
-    if _thread_count is not None:
-        return _thread_count
+    return _default_thread_count() if _thread_count is None else _thread_count
+
+
+@functools.cache
+def _default_thread_count() -> int:
     named = os.environ.get("NUMBARNN_NUM_THREADS")
     if named is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -103,18 +113,32 @@ def _overload_read_shared(cell):
     return lambda cell: _atomic_read(cell)
 
 
+# Offers the processor to a thread that waits for it: the system may have put the thread that we wait for
+# on our own core.
+_yield_processor = types.ExternalFunction(
+    "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
+)
+
+
 @kernel
-def _wait_for_change(cell, seen, spins):
-    """Spin until ``cell[0]`` is no longer `seen`; False when `spins` looks were in vain."""
-    for _ in range(spins):
-        if _read_shared(cell) != seen:
-            return True
+def _wait_for_change(cell, seen, yields):
+    """Spin until ``cell[0]`` is no longer `seen`; False when that has not come after so many yields."""
+    for _ in range(yields):
+        for _ in range(LOOKS_BEFORE_YIELD):
+            if _read_shared(cell) != seen:
+                # Whoever wrote it holds the interpreter's lock for a few microseconds more. To wait for
+                # that lock is to sleep; to come a little later is not.
+                for _ in range(LOOKS_TO_SETTLE):
+                    _read_shared(cell)
+                return True
+        _yield_processor()
     return False
 
 
 class _Worker:
     def __init__(self, number: int) -> None:
         self.ticket = np.zeros(1, np.int64)
+        self.started = np.zeros(1, np.int64)
         self.finished = np.zeros(1, np.int64)
         self.lock = threading.Lock()
         self.wake = threading.Semaphore(0)
@@ -129,13 +153,14 @@ class _Worker:
     def _work(self) -> None:
         seen = 0
         while True:
-            if not _wait_for_change(self.ticket, seen, SPINS_BEFORE_SLEEP):
+            if not _wait_for_change(self.ticket, seen, YIELDS_BEFORE_SLEEP):
                 with self.lock:
                     self.asleep = bool(self.ticket[0] == seen)
                 if self.asleep:
                     self.wake.acquire()
             seen += 1
             assert self.region is not None
+            self.started[0] = seen
             try:
                 self.region(self.number)
             except BaseException as error:  # handed to the caller, who raises it
@@ -156,7 +181,7 @@ class _Worker:
             self.wake.release()
 
     def join(self) -> BaseException | None:
-        if not _wait_for_change(self.finished, self.ticket[0] - 1, SPINS_FOR_RESULT):
+        if not _wait_for_change(self.finished, self.ticket[0] - 1, YIELDS_BEFORE_SLEEP):
             with self.lock:
                 self.caller_asleep = bool(self.finished[0] != self.ticket[0])
                 wait = self.caller_asleep
@@ -172,13 +197,15 @@ class _Pool:
         self.in_use = threading.Lock()
 
     def run(self, region: Callable[[int], None], parts: int) -> None:
-        if parts > 1 and self.in_use.acquire(blocking=False):
+        if parts == 1:
+            region(0)
+        elif self.in_use.acquire(blocking=False):
             try:
                 self._run_side_by_side(region, parts)
             finally:
                 self.in_use.release()
         else:
-            # One part, or another thread has the workers: the same work, one part after the other.
+            # Another thread has the workers: the same work, one part after the other.
             for part in range(parts):
                 region(part)
 
@@ -187,6 +214,9 @@ class _Pool:
             self.workers.append(_Worker(len(self.workers) + 1))
         for worker in self.workers[: parts - 1]:
             worker.start(region)
+        # Let them get through the interpreter, one after the other, while the caller does not need it.
+        for worker in self.workers[: parts - 1]:
+            _wait_for_change(worker.started, worker.ticket[0] - 1, YIELDS_FOR_START)
         own_error: BaseException | None = None
         try:
             region(0)
@@ -227,4 +257,4 @@ def run_parts(region: Callable[[int], None], parts: int) -> None:
 def even_ranges(count: int, parts: int) -> list[tuple[int, int]]:
     """``range(count)`` cut into `parts` pieces of nearly equal size."""
     cuts = [count * part // parts for part in range(parts + 1)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))

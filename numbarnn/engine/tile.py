@@ -23,6 +23,7 @@ TILE_ROWS = {1: 8, 2: 8, 3: 8, 4: 6} if registers().count == 32 else {1: 6, 2: 6
 SMALLER_TILES = (4, 2, 1)  # for the rows that are left over
 PANEL_VECTORS = 4 if registers().count == 32 else 2
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
+WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
 INDEX = ir.IntType(64)
 
 

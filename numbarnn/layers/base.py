@@ -11,6 +11,7 @@ drive passes in the same way:
     weight_gradients by shares of the weights' columns
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from numbarnn.sequences import (
     Form,
     Layout,
     Steps,
+    layout_of,
     pack_steps,
     read_like,
     read_steps,
@@ -47,7 +49,7 @@ class Buffers:
         array = self._arrays.get(key)
         if array is None or array.shape[0] < rows or array.shape[1] != columns:
             array = self._arrays[key] = aligned_zeros((rows, columns), self.dtype)
-        return array[:rows]
+        return array if array.shape[0] == rows else array[:rows]
 
     @property
     def nbytes(self) -> int:
@@ -107,6 +109,7 @@ class Layer:
     pass_class: type[Pass]
     takes_tokens = False
     takes_vectors = True  # (B, I) as well as sequences
+    follows_input_dtype = False  # without parameters and a dtype of its own
 
     def __init__(self, dtype: str) -> None:
         if str(np.dtype(dtype) if isinstance(dtype, type) else dtype) not in FLOAT_DTYPES:
@@ -141,6 +144,12 @@ class Layer:
         raise NotImplementedError
 
     # ---- parameters --------------------------------------------------------------------------------------
+
+    def use_dtype(self, dtype) -> None:
+        """Work in another dtype from now on; for layers without parameters."""
+        if np.dtype(dtype) != self.dtype:
+            self.dtype = np.dtype(dtype)
+            self._spare, self._latest = {True: [], False: []}, None
 
     def build(self, input_size: int, seed: int | None = None) -> None:
         """Allocate the parameters and give them their first values.
@@ -305,7 +314,9 @@ class Layer:
         return unpack_steps(dx, self._known_input_size(), form, layout)
 
     def read_input(self, x: Any, lengths: Any, name: str = "x") -> Steps:
-        """Check the input, and build the layer on first use."""
+        """Check the input; a layer without a dtype of its own takes the input's."""
+        if self.follows_input_dtype:
+            self.use_dtype(_float_dtype_of(x))
         steps = read_steps(
             x,
             self.dtype,
@@ -323,7 +334,7 @@ class Layer:
         return self.input_size
 
     def _run_forward(self, steps: Steps, training: bool, seed: int | None):
-        layout = Layout(steps.lengths)
+        layout = layout_of(steps.form)
         x = self.pack_input(steps, layout)
         if not self.built:
             self.build(steps.width())
@@ -372,10 +383,16 @@ def run_backward(run: Pass, layout: Layout) -> None:
     run_parts(lambda part: run.weight_gradients(part, parts), parts)
 
 
+def _float_dtype_of(x: Any) -> str:
+    """float64 for float64 input, else float32."""
+    first = x[0] if isinstance(x, (list, tuple)) and len(x) else x
+    return "float64" if getattr(first, "dtype", None) == np.float64 else "float32"
+
+
 def draw_seed(seed: int | None) -> int:
     """A seed for dropout: the given one, or one drawn anew."""
     if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return int.from_bytes(os.urandom(8), "little")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed must be an integer or None, not {type(seed).__name__}")
     if seed < 0:

@@ -31,7 +31,7 @@ from numbarnn.layers.base import (
     run_forward,
 )
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
-from numbarnn.sequences import Layout, Steps, pack_steps, read_like, unpack_steps
+from numbarnn.sequences import Steps, layout_of, pack_steps, read_like, unpack_steps
 
 SCRATCH_ROWS = 64  # rows of gate sums that a prediction keeps at a time, at least one step
 NO_BIAS = {np.dtype(name): np.zeros(0, name) for name in ("float32", "float64")}
@@ -107,7 +107,7 @@ class RecurrentPass(Pass):
                 self.inputs.append(self._output_matrix(level, dropped, padded(width, layer.dtype)))
         if not self.sequence:
             self.inputs.append(buffers.matrix("last", layout.rows, padded(width, layer.dtype)))
-        self.operations = 2 * layout.total * sum(p.size for n, p in layer.parameters.items() if "weight" in n)
+        self.operations = 2 * layout.total * layer.flat_values.size
         return (layout if self.sequence else layout.last), self.inputs[-1]
 
     def _first_rows(self, k):
@@ -265,20 +265,27 @@ class RecurrentPass(Pass):
         )
 
     def final_states(self):
-        """Tuple of (L * D, B, H) arrays, one a state, in the layout's order of rows."""
-        hidden = self.layer.hidden_size
-        return tuple(
-            np.stack([states[s][self._final_rows(k), :hidden] for k, states in enumerate(self.states)])
-            for s in range(len(self.layer.cell.states))
-        )
+        """Tuple of (L * D, B, H) arrays, one a state, in the caller's order of rows."""
+        places, hidden = self.layout.places, self.layer.hidden_size
+        result = tuple(self._state_array() for _ in self.layer.cell.states)
+        for k, states in enumerate(self.states):
+            rows = self._final_rows(k)[places]
+            for target, state in zip(result, states, strict=True):
+                target[k] = state[rows, :hidden]
+        return result
 
     def initial_gradients(self):
-        """Tuple of (L * D, B, H) arrays: gradients of the initial states, in the layout's order of rows."""
-        hidden = self.layer.hidden_size
-        return tuple(
-            np.stack([carry[s][:, :hidden] for carry in self.carries])
-            for s in range(len(self.layer.cell.states))
-        )
+        """Tuple of (L * D, B, H) arrays: gradients of the initial states, in the caller's order of rows."""
+        places, hidden = self.layout.places, self.layer.hidden_size
+        result = tuple(self._state_array() for _ in self.layer.cell.states)
+        for k, carry in enumerate(self.carries):
+            for target, part in zip(result, carry, strict=True):
+                target[k] = part[places, :hidden]
+        return result
+
+    def _state_array(self):
+        layer = self.layer
+        return np.empty((len(self.states), self.layout.rows, layer.hidden_size), layer.dtype)
 
 
 class Recurrent(Layer):
@@ -428,16 +435,18 @@ class Recurrent(Layer):
             If an argument does not fit; it is named.
         """
         steps = self.read_input(x, lengths)
-        layout = Layout(steps.lengths)
+        layout = layout_of(steps.form)
         initial = self._read_states(initial_state, steps.rows, layout, "initial_state")
-        packed_x = pack_steps(steps, layout, "x")
+        run = self.take_pass(training)
+        packed_x = pack_steps(
+            steps, layout, "x", run.buffers.matrix("x", layout.total, padded(steps.width(), self.dtype))
+        )
         if not self.built:
             self.build(steps.width())
-        run = self.take_pass(training)
         _, y = run.prepare(layout, packed_x, draw_seed(seed) if training else None, initial, sequence=True)
         run_forward(run, layout)
         result = unpack_steps(y, self.output_size(0), steps.form, layout)
-        state = self._hand_out(run.final_states(), layout)
+        state = self._hand_out(run.final_states())
         self._keep(run, steps.form, layout, steps.form, layout)
         return result, state
 
@@ -473,10 +482,15 @@ class Recurrent(Layer):
         input_gradient = check_flag(input_gradient, "input_gradient")
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, layout, "dstate")
-        packed = pack_steps(Steps(flat, form), layout, "dy")
+        packed = pack_steps(
+            Steps(flat, form),
+            layout,
+            "dy",
+            run.buffers.matrix("dy", layout.total, padded(flat.shape[1], self.dtype)),
+        )
         dx = run.prepare_backward(packed, input_gradient, dfinal)
         run_backward(run, layout)
-        dinitial = self._hand_out(run.initial_gradients(), layout)
+        dinitial = self._hand_out(run.initial_gradients())
         if dx is None:
             return None, dinitial
         return unpack_steps(dx, self._known_input_size(), form, layout), dinitial
@@ -557,12 +571,9 @@ class Recurrent(Layer):
             result.append(array[:, layout.order].astype(self.dtype, copy=False))
         return tuple(result)
 
-    def _hand_out(self, states, layout):
-        """States in the layout's order, in the caller's order and form."""
-        places = np.empty_like(layout.order)
-        places[layout.order] = np.arange(layout.rows)
-        ordered = tuple(state[:, places] for state in states)
-        return ordered if len(ordered) > 1 else ordered[0]
+    def _hand_out(self, states):
+        """A tuple of states as the cell's users know them: of one state, that state itself."""
+        return states if len(states) > 1 else states[0]
 
 
 class LSTM(Recurrent):

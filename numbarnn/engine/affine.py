@@ -1,0 +1,108 @@
+"""The matrix products of a dense layer, over ranges of rows of the packed layout."""
+
+import numpy as np
+
+from numbarnn.engine.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.simd import lane_count, load, select, store
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS, multiply
+
+IDENTITY, TANH, RELU, SIGMOID = range(4)
+ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
+
+
+@inlined
+def _segment(t, active, offset, row_start, row_stop):
+    """First packed row and number of rows of step t; of all steps at once where the range is all rows."""
+    if row_start == 0 and row_stop >= active[0]:
+        return offset[0], (offset[active.size] if t == 0 else 0)
+    return offset[t] + row_start, max(0, min(row_stop, active[t]) - row_start)
+
+
+@kernel
+def affine_forward(x, panels, bias, y, activation, active, offset, row_start, row_stop):
+    """y = activation(x @ W.T + bias) for a range of rows."""
+    width = lane_count(y)
+    inputs, panel = panels.shape[1], panels.shape[2]
+    x_stride, y_stride = x.shape[1], y.shape[1]
+    for t in range(active.size):
+        first, rows = _segment(t, active, offset, row_start, row_stop)
+        if rows == 0:
+            continue
+        multiply(
+            y, first * y_stride, y_stride, bias, 0, 0, panel, rows,
+            x, first * x_stride, x_stride, 1, 1, inputs, 0,
+            panels, 0, inputs * panel, panel, panel // width, 0, y_stride // width,
+        )  # fmt: skip
+        if activation == TANH:
+            for i in range(first * y_stride, (first + rows) * y_stride, width):
+                store(y, i, tanh(load(y, i)))
+        elif activation == RELU:
+            for i in range(first * y_stride, (first + rows) * y_stride, width):
+                values = load(y, i)
+                store(y, i, select(values < 0.0, 0.0, values))
+        elif activation == SIGMOID:
+            for i in range(first * y_stride, (first + rows) * y_stride, width):
+                store(y, i, sigmoid(load(y, i)))
+
+
+@kernel
+def affine_backward(y, dy, dsums, activation, panels_back, zeros, dx, active, offset, row_start, row_stop):
+    """dsums = dy times the derivative of the activation; dx = dsums @ W, if dx has rows."""
+    width = lane_count(dy)
+    units, panel = panels_back.shape[1], panels_back.shape[2]
+    y_stride, dx_stride = dy.shape[1], dx.shape[1]
+    for t in range(active.size):
+        first, rows = _segment(t, active, offset, row_start, row_stop)
+        if rows == 0:
+            continue
+        for i in range(first * y_stride, (first + rows) * y_stride, width):
+            gradient = load(dy, i)
+            if activation == TANH:
+                gradient = gradient * tanh_derivative(load(y, i))
+            elif activation == RELU:
+                gradient = select(load(y, i) > 0.0, gradient, 0.0)
+            elif activation == SIGMOID:
+                gradient = gradient * sigmoid_derivative(load(y, i))
+            store(dsums, i, gradient)
+        if dx.shape[0] > 0:
+            multiply(
+                dx, first * dx_stride, dx_stride, zeros, 0, 0, panel, rows,
+                dsums, first * y_stride, y_stride, 1, 1, units, 0,
+                panels_back, 0, units * panel, panel, panel // width, 0, dx_stride // width,
+            )  # fmt: skip
+
+
+@kernel
+def affine_weight_gradients(x, dsums, total, dpanels, dbias, first_vector, stop_vector):
+    """Gradients of the packed weights for a range of columns that begins with a panel, given in vectors.
+
+    Sums run over the valid steps in their order in memory, whatever the number of threads.
+    """
+    width = lane_count(dsums)
+    inputs, panel = dpanels.shape[1], dpanels.shape[2]
+    vectors = panel // width
+    chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
+    for vector in range(first_vector, stop_vector, vectors):
+        count = min(vectors, stop_vector - vector)
+        target = vector // vectors
+        for k in range(inputs):
+            for place in range(panel):
+                dpanels[target, k, place] = 0.0
+        for column in range(vector * width, (vector + count) * width):
+            dbias[column] = 0.0
+        for begin in range(0, total, WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, total - begin)
+            for v in range(count):
+                column = (vector + v) * width
+                column_sum = load(dbias, column)
+                for k in range(rows):
+                    values = load(dsums, (begin + k) * dsums.shape[1] + column)
+                    store(chunk, k * panel + v * width, values)
+                    column_sum = column_sum + values
+                store(dbias, column, column_sum)
+            multiply(
+                dpanels, target * inputs * panel, panel, dpanels, target * inputs * panel, panel, panel,
+                inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
+                chunk, 0, panel, panel, vectors, 0, count,
+            )  # fmt: skip

@@ -1,0 +1,82 @@
+"""One time step of one row, in place and without allocation: what the public step functions call."""
+
+from numba.extending import overload
+
+from numbarnn.cells import cell_forward, load_sums, slots, window
+from numbarnn.engine.compile_cache import STEP_OPTIONS
+from numbarnn.engine.simd import lane_count, load, load_part, store, store_part
+from numbarnn.engine.stack import scratch
+from numbarnn.engine.tile import multiply
+
+
+def advance(weights, x, states):
+    """states = one step of the cell from x (I,); `states` is a tuple of arrays (H,), h first."""
+    width = lane_count(weights.bias)
+    sum_count, product = slots(weights), window(weights)
+    inputs, hidden, panel = weights.input.shape[1], weights.recurrent.shape[1], weights.input.shape[2]
+    total = weights.bias.size
+    groups = total // (sum_count * width)
+    apart = sum_count - product
+    panel_step = sum_count * width if apart else panel
+    sums = scratch(total, weights.bias)
+    new_h = scratch(groups * width, weights.bias)
+    for place in range(0, total, width):
+        store(sums, place, load(weights.bias, place))
+    multiply(
+        sums, 0, total, sums, 0, total, panel_step, 1, x, 0, 0, 1, 1, inputs, 0,
+        weights.input, 0, inputs * panel, panel, panel // width, 0, groups * product,
+    )  # fmt: skip
+    corner = apart * width
+    multiply(
+        sums, corner, total, sums, corner, total, panel_step, 1, states[0], 0, 0, 1, 1, hidden, 0,
+        weights.recurrent, 0, hidden * panel, panel, panel // width, 0, groups * product,
+    )  # fmt: skip
+    for group in range(groups):
+        unit = group * width
+        count = min(width, hidden - unit)
+        gate_sums = load_sums(weights, sums, group * sum_count * width)
+        _, new = cell_forward(weights, gate_sums, load_each_part(states, unit, count))
+        # h stays as it is until every unit has read it; the other states belong to one unit each.
+        store(new_h, unit, new[0])
+        store_rest_part(states, unit, new, count)
+    for unit in range(0, hidden, width):
+        count = min(width, hidden - unit)
+        store_part(states[0], unit, load(new_h, unit), count)
+
+
+def load_each_part(arrays, index, count):
+    """The first `count` lanes of a vector from every array of a tuple."""
+    return tuple(load_part(array, index, count) for array in arrays)
+
+
+def store_rest_part(arrays, index, values, count):
+    """Write the first `count` lanes into every array of a tuple but the first."""
+    for array, value in zip(arrays[1:], values[1:], strict=True):
+        store_part(array, index, value, count)
+
+
+@overload(load_each_part)
+def _overload_load_each_part(arrays, index, count):
+    if arrays.count == 1:
+        return lambda arrays, index, count: (load_part(arrays[0], index, count),)
+    return lambda arrays, index, count: (
+        load_part(arrays[0], index, count),
+        *load_each_part(arrays[1:], index, count),
+    )
+
+
+@overload(store_rest_part)
+def _overload_store_rest_part(arrays, index, values, count):
+    if arrays.count == 1:
+        return lambda arrays, index, values, count: None
+
+    def write(arrays, index, values, count):
+        store_part(arrays[1], index, values[1], count)
+        store_rest_part(arrays[1:], index, values[1:], count)
+
+    return write
+
+
+@overload(advance, jit_options=STEP_OPTIONS)
+def _overload_advance(weights, x, states):
+    return advance

@@ -1,0 +1,147 @@
+"""Dense: an affine map of every step or row, with an optional nonlinearity."""
+
+import numpy as np
+
+from numbarnn.engine.affine import (
+    ACTIVATIONS,
+    affine_backward,
+    affine_forward,
+    affine_weight_gradients,
+)
+from numbarnn.engine.host import lanes, padded
+from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for, unpack_matrix
+from numbarnn.engine.threads import even_ranges
+from numbarnn.engine.tile import PANEL_VECTORS
+from numbarnn.layers.base import Layer, Pass, check_choice, check_size
+from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
+
+
+class DensePass(Pass):
+    layer: "Dense"
+
+    def prepare(self, layout, x, seed):
+        layer = self.layer
+        self.layout, self.x = layout, x
+        layer.pack()
+        self.y = self.buffers.matrix("y", layout.total, padded(layer.units, layer.dtype))
+        self.operations = 2 * layout.total * layer.flat_values.size
+        return layout, self.y
+
+    def forward(self, start, stop):
+        layer, layout = self.layer, self.layout
+        affine_forward(
+            self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
+            layout.active, layout.offset, start, stop,
+        )  # fmt: skip
+
+    def prepare_backward(self, dy, need_dx):
+        layer, rows = self.layer, self.layout.total
+        self.dy = dy
+        self.dsums = self.buffers.matrix("dsums", rows, self.y.shape[1])
+        columns = padded(layer._known_input_size(), layer.dtype)
+        self.dx = self.buffers.matrix("dx", rows if need_dx else 0, columns)
+        return self.dx if need_dx else None
+
+    def backward(self, start, stop):
+        layer, layout = self.layer, self.layout
+        affine_backward(
+            self.y, self.dy, self.dsums, layer.activation_code, layer.panels_back, layer.zeros, self.dx,
+            layout.active, layout.offset, start, stop,
+        )  # fmt: skip
+
+    def weight_gradients(self, part, parts):
+        layer = self.layer
+        panels = layer.panels.shape[0]
+        first, stop = even_ranges(panels, parts)[part]
+        if first == stop:
+            return
+        vectors = self.y.shape[1] // lanes(layer.dtype)
+        dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
+        dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
+        first, stop = first * PANEL_VECTORS, min(stop * PANEL_VECTORS, vectors)
+        affine_weight_gradients(self.x, self.dsums, self.layout.total, dpanels, dbias, first, stop)
+        width = lanes(layer.dtype)
+        unpack_matrix(dpanels, layer.column_map, first * width, stop * width, layer._gradients["weight"])
+        begin, end = first * width, min(stop * width, layer.units)
+        layer._gradients["bias"][begin:end] = dbias[begin:end]
+
+
+class Dense(Layer):
+    """Affine map ``activation(x @ weight.T + bias)`` of every step, or of one vector a row.
+
+    Parameters
+    ----------
+    units : int
+        Features of the output.
+    activation : {None, "tanh", "relu", "sigmoid"}
+        The nonlinearity. A classifier's last layer has none: the losses take logits.
+    dtype : {"float32", "float64"}
+        What parameters and results are made of.
+    kernel_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+        First values of the weights; with ``"pytorch"`` of the bias too.
+
+    Notes
+    -----
+    Parameters: ``weight (units, I)`` and ``bias (units,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbarnn
+    >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
+    (2, 4)
+    """
+
+    pass_class = DensePass
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | None = None,
+        *,
+        dtype: str = "float32",
+        kernel_initializer: str = "glorot_uniform",
+    ) -> None:
+        super().__init__(dtype)
+        self.units = check_size(units, "units")
+        if activation is not None:
+            check_choice(activation, [name for name in ACTIVATIONS if name], "activation")
+        self.activation = activation
+        self.activation_code = ACTIVATIONS[activation]
+        self.kernel_initializer = check_choice(kernel_initializer, KERNEL_INITIALIZERS, "kernel_initializer")
+
+    def __repr__(self) -> str:
+        return f"Dense({self.units}{f', activation={self.activation!r}' if self.activation else ''})"
+
+    def output_size(self, input_size):
+        return self.units
+
+    def parameter_shapes(self, input_size):
+        return {"weight": (self.units, input_size), "bias": (self.units,)}
+
+    def initialize(self, name, shape, rng):
+        input_size = self.parameters["weight"].shape[1]
+        if name == "weight":
+            return initial_matrix(self.kernel_initializer, *shape, rng, units=input_size)
+        if self.kernel_initializer == "pytorch":
+            return initial_matrix("pytorch", 1, shape[0], rng, units=input_size)[0]
+        return np.zeros(shape)
+
+    def build(self, input_size, seed=None):
+        super().build(input_size, seed)
+        self.column_map = identity_map(self.units, self.dtype)
+        self.panels = panels_for(self.column_map.size, self.input_size, PANEL_VECTORS, self.dtype)
+        self.panels_back = panels_for(
+            padded(self.input_size, self.dtype), self.column_map.size, PANEL_VECTORS, self.dtype
+        )
+        self.packed_bias = aligned_zeros(self.column_map.size, self.dtype)
+        self.zeros = aligned_zeros(padded(self.input_size, self.dtype), self.dtype)
+        self._packed_version = -1
+
+    def pack(self) -> None:
+        """Bring the packed weights up to date."""
+        with self._packing:
+            if self._packed_version != self.version:
+                pack_matrix(self._values["weight"], self.column_map, self.panels, self.panels_back)
+                self.packed_bias[: self.units] = self._values["bias"]
+                self._packed_version = self.version

@@ -1,0 +1,70 @@
+"""Dropout: numbers left out at random while training."""
+
+from numbarnn.engine.random import drop, seed_of
+from numbarnn.layers.base import Layer, Pass, check_rate
+
+
+class DropoutPass(Pass):
+    layer: "Dropout"
+
+    def prepare(self, layout, x, seed):
+        self.layout, self.x = layout, x
+        self.drops = self.training and self.layer.rate > 0.0
+        self.y = self.buffers.matrix("y", *x.shape) if self.drops else x
+        self.seed = seed_of(seed) if self.drops else None
+        return layout, self.y
+
+    def forward(self, start, stop):
+        if self.drops:
+            self._drop(self.x, self.y, start, stop)
+
+    def _drop(self, x, y, start, stop):
+        layout, layer = self.layout, self.layer
+        drop(
+            x, y, layer._known_input_size(), layer.rate, self.seed, layout.order, layout.active,
+            layout.offset, start, stop,
+        )  # fmt: skip
+
+    def prepare_backward(self, dy, need_dx):
+        self.dy = dy
+        self.dx = self.buffers.matrix("dx", *dy.shape) if self.drops else dy
+        return self.dx if need_dx else None
+
+    def backward(self, start, stop):
+        if self.drops:
+            self._drop(self.dy, self.dx, start, stop)
+
+
+class Dropout(Layer):
+    """Sets numbers to 0 at random while training, and scales the others so that the mean stays.
+
+    Parameters
+    ----------
+    rate : float
+        The share to drop, in [0, 1).
+    dtype : {"float32", "float64"}, optional
+        What results are made of; by default float64 where the input is, else float32.
+
+    Notes
+    -----
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15, 2014. The
+    numbers depend on the seed, the row as the caller counts, the step and the unit alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbarnn
+    >>> sorted(set(numbarnn.Dropout(0.5).forward(np.ones((8, 8)), training=True, seed=0).ravel().tolist()))
+    [0.0, 2.0]
+    """
+
+    pass_class = DropoutPass
+    follows_input_dtype = True
+
+    def __init__(self, rate: float, *, dtype: str | None = None) -> None:
+        super().__init__(dtype or "float32")
+        self.follows_input_dtype = dtype is None
+        self.rate = check_rate(rate, "rate")
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.rate})"

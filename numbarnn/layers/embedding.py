@@ -1,0 +1,114 @@
+"""Embedding: a learned vector for every token."""
+
+import numpy as np
+
+from numbarnn.engine.compile_cache import kernel
+from numbarnn.engine.host import padded
+from numbarnn.engine.threads import even_ranges
+from numbarnn.layers.base import Layer, Pass, check_size
+from numbarnn.sequences import Layout, Steps, describe_place, pack_tokens
+
+
+@kernel
+def _look_up(table, tokens, y, active, offset, row_start, row_stop):
+    """y[n] = table[tokens[n]] for a range of rows."""
+    for t in range(active.size):
+        for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
+            for j in range(table.shape[1]):
+                y[n, j] = table[tokens[n], j]
+
+
+@kernel
+def _add_up(tokens, dy, dtable, first_column, stop_column):
+    """dtable[tokens[n]] += dy[n] for a range of columns, in the order of n whatever the threads."""
+    for token in range(dtable.shape[0]):
+        for j in range(first_column, stop_column):
+            dtable[token, j] = 0.0
+    for n in range(tokens.size):
+        for j in range(first_column, stop_column):
+            dtable[tokens[n], j] += dy[n, j]
+
+
+class EmbeddingPass(Pass):
+    layer: "Embedding"
+
+    def prepare(self, layout, x, seed):
+        self.layout, self.tokens = layout, x
+        self.y = self.buffers.matrix("y", layout.total, padded(self.layer.dim, self.layer.dtype))
+        self.operations = layout.total * self.layer.dim
+        return layout, self.y
+
+    def forward(self, start, stop):
+        layout = self.layout
+        table = self.layer._values["weight"]
+        _look_up(table, self.tokens, self.y, layout.active, layout.offset, start, stop)
+
+    def prepare_backward(self, dy, need_dx):
+        self.dy = dy
+
+    def backward(self, start, stop):
+        """Tokens have no gradient."""
+
+    def weight_gradients(self, part, parts):
+        first, stop = even_ranges(self.layer.dim, parts)[part]
+        _add_up(self.tokens, self.dy, self.layer._gradients["weight"], first, stop)
+
+
+class Embedding(Layer):
+    """A learned vector for every token.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        How many tokens there are: 0 .. num_embeddings - 1.
+    dim : int
+        Features of a vector.
+    dtype : {"float32", "float64"}
+        What parameters and results are made of.
+
+    Notes
+    -----
+    Parameters: ``weight (num_embeddings, dim)``, drawn from a normal distribution as in PyTorch. ``forward``
+    takes integers ``(B, T)`` or a list of ``(T_i,)``; ``backward`` returns None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbarnn
+    >>> numbarnn.Embedding(10, 3).forward(np.array([[1, 2, 9]])).shape
+    (1, 3, 3)
+    """
+
+    pass_class = EmbeddingPass
+    takes_tokens = True
+    takes_vectors = False
+
+    def __init__(self, num_embeddings: int, dim: int, *, dtype: str = "float32") -> None:
+        super().__init__(dtype)
+        self.num_embeddings = check_size(num_embeddings, "num_embeddings")
+        self.dim = check_size(dim, "dim")
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.num_embeddings}, {self.dim})"
+
+    def output_size(self, input_size):
+        return self.dim
+
+    def parameter_shapes(self, input_size):
+        return {"weight": (self.num_embeddings, self.dim)}
+
+    def initialize(self, name, shape, rng):
+        return rng.standard_normal(shape)
+
+    def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
+        bad = np.flatnonzero((steps.values < 0) | (steps.values >= self.num_embeddings))
+        valid = np.zeros(len(steps.values), np.bool_)
+        for start, count in zip(steps.form.starts, steps.form.lengths, strict=True):
+            valid[start : start + count] = True
+        bad = bad[valid[bad]]
+        if bad.size:
+            raise ValueError(
+                f"x must hold tokens in 0..{self.num_embeddings - 1}; {describe_place(steps.form, bad[0])}"
+                f" holds {steps.values[bad[0]]}"
+            )
+        return pack_tokens(steps, layout)

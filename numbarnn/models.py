@@ -1,0 +1,423 @@
+"""Sequential: layers one after the other, with fit, predict and evaluate."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from numbarnn.engine.random import seed_of
+from numbarnn.engine.threads import run_parts
+from numbarnn.layers.base import Layer, check_flag, check_size, draw_seed, parts_for
+from numbarnn.layers.chain import Chain
+from numbarnn.sequences import Form, Layout, Steps, in_form, scatter_steps, vector_form
+from numbarnn.training.callbacks import Callback, History
+from numbarnn.training.data import LabelledSamples, Samples, read_samples
+from numbarnn.training.fit import batches, evaluate, fit
+from numbarnn.training.losses import Loss, get_loss
+from numbarnn.training.optimizers import Optimizer, get_optimizer
+
+
+class Sequential:
+    """Layers one after the other.
+
+    Parameters
+    ----------
+    *layers : Layer
+        In the order of computation. They build themselves at the first fit or prediction, or in `build`.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        The layers.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a layer.
+    ValueError
+        If the layers do not fit one another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbarnn
+    >>> rng = np.random.default_rng(0)
+    >>> x = [rng.standard_normal((length, 3)) for length in (4, 7, 5, 6)]
+    >>> model = numbarnn.Sequential(numbarnn.LSTM(8), numbarnn.Dense(2))
+    >>> history = model.fit(x, [0, 1, 0, 1], epochs=2, verbose=False)
+    >>> model.predict(x).shape
+    (4, 2)
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {i} must be a layer, not {type(layer).__name__}")
+        if not layers:
+            raise ValueError("a Sequential needs at least one layer")
+        if len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError("a layer may stand in a Sequential only once")
+        self.layers = list(layers)
+        self._settle_dtype()
+        self._check_order()
+        self._loss: Loss | None = None
+
+    def _settle_dtype(self) -> None:
+        dtypes = {layer.dtype for layer in self.layers if not layer.follows_input_dtype}
+        if len(dtypes) > 1:
+            said = ", ".join(f"{layer!r}: {layer.dtype}" for layer in self.layers)
+            raise ValueError(f"all layers must have one dtype; {said}")
+        self.dtype = dtypes.pop() if dtypes else np.dtype("float32")
+        for layer in self.layers:
+            if layer.follows_input_dtype:
+                layer.use_dtype(self.dtype)
+
+    def _check_order(self) -> None:
+        sequence = not self.layers[0].takes_vectors
+        self._needs_time = sequence
+        for i, layer in enumerate(self.layers):
+            if layer.takes_tokens and i > 0:
+                raise ValueError(f"layer {i} ({layer!r}) takes tokens: it can only be the first")
+            if not layer.takes_vectors and i > 0 and not sequence:
+                if not self._needs_time and all(below.takes_vectors for below in self.layers[:i]):
+                    self._needs_time = sequence = True  # only layers below that take sequences as well
+                else:
+                    raise ValueError(
+                        f"layer {i} ({layer!r}) needs sequences, and layer {i - 1} ({self.layers[i - 1]!r}) gives"
+                        " one vector a row; set return_sequences=True there"
+                    )
+            sequence = layer.gives_sequence(sequence)
+
+    # ---- parameters --------------------------------------------------------------------------------------
+
+    def build(self, input_size: int, seed: int | None = None) -> None:
+        """Build all layers that are not built.
+
+        Parameters
+        ----------
+        input_size : int
+            Features of the input; for tokens it is not used.
+        seed : int, optional
+            Fixes the first values of the parameters.
+        """
+        size = check_size(input_size, "input_size")
+        seed = draw_seed(seed)
+        for i, layer in enumerate(self.layers):
+            if not layer.built:
+                layer.build(size, seed=int(seed_of(seed, 0, i)))
+            elif not layer.takes_tokens and layer.input_size != size:
+                raise ValueError(
+                    f"layer {i} ({layer!r}) was built for {layer.input_size} features, not {size}"
+                )
+            size = layer.output_size(size)
+
+    @property
+    def built(self) -> bool:
+        """Whether all layers have their parameters."""
+        return all(layer.built for layer in self.layers)
+
+    @property
+    def output_size(self) -> int:
+        """Features of the output of a built model."""
+        last = self.layers[-1]
+        self._require_built("output_size")
+        assert last.input_size is not None
+        return last.output_size(last.input_size)
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Read-only views of all parameters, named ``"<layer>.<parameter>"``."""
+        return {
+            f"{i}.{name}": values
+            for i, layer in enumerate(self.layers)
+            for name, values in layer.parameters.items()
+        }
+
+    def set_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Replace all parameters.
+
+        Parameters
+        ----------
+        parameters : mapping of str to array
+            Every parameter, named as in `parameters`.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a value does not fit. Nothing is changed then.
+        """
+        self._require_built("set_parameters")
+        names = list(self.parameters)
+        unknown = [name for name in parameters if name not in names]
+        if unknown:
+            raise ValueError(f"parameters must be exactly {names}; unknown: {', '.join(map(repr, unknown))}")
+        split: list[dict[str, Any]] = [{} for _ in self.layers]
+        for name, values in parameters.items():
+            i, _, short = name.partition(".")
+            split[int(i)][short] = values
+        for i, layer in enumerate(self.layers):
+            layer.check_parameters(split[i], owner=f"layer {i}: ")
+        for layer, own in zip(self.layers, split, strict=True):
+            layer.set_parameters(own)
+
+    def snapshot(self) -> list[np.ndarray]:
+        """A copy of all parameters, for `restore`."""
+        return [layer.flat_values.copy() for layer in self.layers]
+
+    def restore(self, snapshot: Sequence[np.ndarray]) -> None:
+        """Go back to the parameters of a `snapshot`."""
+        for layer, values in zip(self.layers, snapshot, strict=True):
+            layer.flat_values[...] = values
+            layer.version += 1
+
+    def count_parameters(self) -> int:
+        """How many numbers all parameters hold."""
+        self._require_built("count_parameters")
+        return sum(layer.count_parameters() for layer in self.layers)
+
+    def summary(self) -> None:
+        """Print a table of the layers, their outputs and their numbers of parameters."""
+        self._require_built("summary")
+        rows = [("layer", "output", "parameters")]
+        sequence = self._needs_time
+        for layer in self.layers:
+            sequence = layer.gives_sequence(sequence)
+            size = layer.output_size(layer.input_size or 0)
+            rows.append(
+                (
+                    repr(layer),
+                    f"(B, T, {size})" if sequence else f"(B, {size})",
+                    f"{layer.count_parameters():,}",
+                )
+            )
+        rows.append(("total", "", f"{self.count_parameters():,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        rule = "  ".join("-" * width for width in widths)
+        for i, (name, output, count) in enumerate(rows):
+            if i in (1, len(rows) - 1):
+                print(rule)
+            print(f"{name:<{widths[0]}}  {output:<{widths[1]}}  {count:>{widths[2]}}")
+
+    def _require_built(self, what: str) -> None:
+        if not self.built:
+            raise RuntimeError(f"{what} needs a built model: fit it, or call build(input_size) first")
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"
+
+    # ---- fitting -----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        loss: str | Loss = "cross_entropy",
+        optimizer: str | Optimizer = "adam",
+        epochs: int = 20,
+        batch_size: int = 32,
+        validation_data: tuple[Any, Any] | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        callbacks: Iterable[Callback] = (),
+        verbose: bool = True,
+    ) -> History:
+        """Fit the parameters; fitting again goes on from where they are, with a fresh optimiser.
+
+        Parameters
+        ----------
+        x : array (B, T, I) or list of arrays (T_i, I); for tokens (B, T) or list of (T_i,) integers
+            Sequences, all of their steps valid.
+        y : array or list
+            Targets: one a sequence, or one a step where the model's output is a sequence. Integer labels for
+            ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others.
+        loss : {"cross_entropy", "binary_cross_entropy", "mse", "mae", "huber"} or Loss
+            The mean over rows (or valid steps), weighted by the weights.
+        optimizer : {"sgd", "rmsprop", "adam", "adamw"} or Optimizer
+            With its learning rate or schedule.
+        epochs, batch_size : int
+            Passes over the data, and rows of a batch.
+        validation_data : (x, y), optional
+            Evaluated after every epoch.
+        clip_norm : float, optional
+            Largest norm of the whole gradient, which is projected onto that ball.
+        clip_value : float, optional
+            Largest magnitude of a gradient's entry.
+        sample_weight : array-like (B,), optional
+            A weight for every sequence.
+        class_weight : dict of int to float, or "balanced", optional
+            A weight for every label.
+        shuffle : bool
+            Draw the order of rows anew every epoch.
+        seed : int
+            Fixes first parameters, order and dropout: the same seed gives the same bits.
+        callbacks : iterable of Callback
+            For example `EarlyStopping`.
+        verbose : bool
+            Show progress: a bar with tqdm installed, otherwise lines.
+
+        Returns
+        -------
+        History
+            ``history.history`` is a dict of lists, one entry an epoch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; it is named, and the model is unchanged.
+        FloatingPointError
+            If the loss or its gradient becomes NaN or infinite.
+        """
+        chosen_loss, chosen_optimizer = get_loss(loss), get_optimizer(optimizer)
+        epochs, batch_size = check_size(epochs, "epochs"), check_size(batch_size, "batch_size")
+        shuffle, verbose = check_flag(shuffle, "shuffle"), check_flag(verbose, "verbose")
+        clip_norm, clip_value = _check_limit(clip_norm, "clip_norm"), _check_limit(clip_value, "clip_value")
+        if seed is None:
+            raise TypeError("seed must be an integer, not None")
+        seed = draw_seed(seed)
+        callbacks = _check_callbacks(callbacks)
+        steps = self._read(x, "x")
+        size = self._size_of_output(steps.width())
+        samples = self._label(steps, y, chosen_loss, size, sample_weight, class_weight)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                raise ValueError("validation_data must be a pair (x, y)")
+            validation = self._label(
+                self._read(validation_data[0], "validation_data x", steps.width()),
+                validation_data[1],
+                chosen_loss,
+                size,
+            )
+        self.build(steps.width(), seed)
+        self._loss = chosen_loss
+        return fit(
+            self, self.layers, samples, validation, chosen_loss, size, chosen_optimizer, epochs, batch_size,
+            clip_norm, clip_value, shuffle, seed, callbacks, verbose,
+        )  # fmt: skip
+
+    def evaluate(self, x: Any, y: Any, loss: str | Loss | None = None) -> dict[str, float]:
+        """Mean loss, and accuracy or mean absolute error, over all rows or valid steps.
+
+        Parameters
+        ----------
+        x, y
+            As in `fit`.
+        loss : str or Loss, optional
+            By default the loss of the latest fit.
+
+        Returns
+        -------
+        dict
+            ``{"loss": ..., "accuracy": ...}``, for regression ``"mae"`` in place of accuracy.
+        """
+        self._require_built("evaluate")
+        chosen = self._known_loss("evaluate") if loss is None else get_loss(loss)
+        steps = self._read(x, "x")
+        samples = self._label(steps, y, chosen, self.output_size)
+        return evaluate(self.layers, samples, chosen, self.output_size)
+
+    def predict(self, x: Any, batch_size: int = 256) -> Any:
+        """The last layer's output.
+
+        Parameters
+        ----------
+        x
+            As in `fit`.
+        batch_size : int
+            Rows computed at a time; results do not depend on it beyond rounding.
+
+        Returns
+        -------
+        array (B, K), or in the form of `x` where the output is a sequence
+            For a classifier with `Dense` last, the logits.
+        """
+        self._require_built("predict")
+        batch_size = check_size(batch_size, "batch_size")
+        steps = self._read(x, "x")
+        samples = Samples(steps, self.layers[0].takes_tokens)
+        per_step = self._gives_sequence(steps.form)
+        form = steps.form if per_step else vector_form(steps.rows)
+        total = steps.values.shape[0] if per_step else steps.rows
+        flat = np.zeros((total, self.output_size), self.dtype)
+        chain = Chain(self.layers, training=False)
+        for rows in batches(np.arange(steps.rows), batch_size):
+            batch_form = samples.form_of(rows)
+            layout = Layout(batch_form.lengths)
+            out_layout, y = chain.prepare(layout, samples.pack(batch_form, layout), 0)
+            ranges = layout.row_ranges(parts_for(layout, chain.operations))
+            run_parts(lambda part, ranges=ranges: chain.forward(*ranges[part]), len(ranges))
+            scatter_steps(y, form.starts[rows], out_layout, flat)
+        return in_form(flat, form)
+
+    def predict_proba(self, x: Any, batch_size: int = 256) -> Any:
+        """Probabilities: softmax or sigmoid of `predict`, as the loss of the latest fit says.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted as a regression.
+        RuntimeError
+            If it was not fitted.
+        """
+        loss = self._known_loss("predict_proba")
+        outputs = self.predict(x, batch_size)
+        if isinstance(outputs, list):
+            return [loss.probabilities(row) for row in outputs]
+        return loss.probabilities(outputs)
+
+    def _known_loss(self, what: str) -> Loss:
+        if self._loss is None:
+            raise RuntimeError(f"{what} needs to know the loss: fit the model first")
+        return self._loss
+
+    def _read(self, x: Any, name: str, features: int | None = None) -> Steps:
+        first = self.layers[0]
+        steps = read_samples(x, self.dtype, name, time=self._needs_time, tokens=first.takes_tokens)
+        wanted = first.input_size if first.built else features
+        if not first.takes_tokens and wanted is not None and steps.width() != wanted:
+            raise ValueError(f"{name} must have {wanted} features, not {steps.width()}")
+        if first.takes_tokens:
+            first.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
+        return steps
+
+    def _size_of_output(self, size: int) -> int:
+        for layer in self.layers:
+            size = layer.output_size(size)
+        return size
+
+    def _gives_sequence(self, form: Form) -> bool:
+        sequence = form.has_time
+        for layer in self.layers:
+            sequence = layer.gives_sequence(sequence)
+        return sequence
+
+    def _label(self, steps, y, loss, size, sample_weight=None, class_weight=None) -> LabelledSamples:
+        per_step = self._gives_sequence(steps.form)
+        tokens = self.layers[0].takes_tokens
+        return LabelledSamples(
+            steps, tokens, y, per_step, loss, size, self.dtype, sample_weight, class_weight
+        )
+
+
+def _check_limit(value: Any, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name} must be a number or None, not {type(value).__name__}")
+    if not value > 0.0 or not np.isfinite(value):
+        raise ValueError(f"{name} must be positive and finite, not {value}")
+    return float(value)
+
+
+def _check_callbacks(callbacks: Any) -> list[Callback]:
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of callbacks, not {type(callbacks).__name__}")
+    callbacks = list(callbacks)
+    for i, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{i}] must be a Callback, not {type(callback).__name__}")
+    return callbacks

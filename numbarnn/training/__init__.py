@@ -1,0 +1,1 @@
+"""Training: losses, optimisers, schedules, gradient clipping, callbacks and the progress display."""

@@ -1,0 +1,179 @@
+"""Samples, targets and weights of a fit, checked once and handed out in batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numbarnn.sequences import Form, Layout, Steps, flat_rows, pack_steps, pack_tokens, read_steps
+from numbarnn.training.losses import Loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch in packed order."""
+
+    layout: Layout
+    x: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+
+class Samples:
+    """Sequences that batches are drawn from.
+
+    Parameters
+    ----------
+    steps : Steps
+        All sequences, flat.
+    tokens : bool
+        Whether they hold tokens.
+    """
+
+    def __init__(self, steps: Steps, tokens: bool) -> None:
+        self.steps = steps
+        self.tokens = tokens
+
+    @property
+    def rows(self) -> int:
+        return self.steps.rows
+
+    def form_of(self, rows: np.ndarray) -> Form:
+        """The form of a batch of these rows, in this order."""
+        form = self.steps.form
+        return Form(True, form.has_time, form.starts[rows], form.lengths[rows], form.padded_steps)
+
+    def pack(self, form: Form, layout: Layout) -> np.ndarray:
+        """The inputs of a batch in packed order."""
+        batch = Steps(self.steps.values, form)
+        return pack_tokens(batch, layout) if self.tokens else pack_steps(batch, layout, "x")
+
+
+class LabelledSamples(Samples):
+    """Samples with targets, one a sequence or one a step, and weights.
+
+    Parameters
+    ----------
+    steps, tokens
+        As in `Samples`.
+    y : array or list
+        Targets as the user passed them.
+    per_step : bool
+        Whether there is one target a step.
+    loss : Loss
+        Says what targets must be.
+    size : int
+        Features of the model's output.
+    sample_weight : array-like (B,), optional
+        A weight for every sequence.
+    class_weight : dict of int to float, or "balanced", optional
+        A weight for every label.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        tokens: bool,
+        y: Any,
+        per_step: bool,
+        loss: Loss,
+        size: int,
+        dtype,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+    ) -> None:
+        super().__init__(steps, tokens)
+        self.per_step = per_step
+        flat = _flat_targets(y, steps.form) if per_step else _row_targets(y, steps.rows)
+        self.targets = loss.check_targets(flat, size, dtype)
+        self.weights = np.ones(len(self.targets))
+        if sample_weight is not None:
+            rows = _read_sample_weight(sample_weight, steps.rows)
+            self.weights *= rows[_row_of_each_step(steps.form)] if per_step else rows
+        if class_weight is not None:
+            self.weights *= _class_weights(class_weight, self.targets, size)
+        if not self.weights.sum() > 0.0:
+            raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The batch of these rows."""
+        form = self.form_of(rows)
+        layout = Layout(form.lengths)
+        places = flat_rows(form, layout) if self.per_step else rows[layout.order]
+        return Batch(layout, self.pack(form, layout), self.targets[places], self.weights[places])
+
+
+def _row_of_each_step(form: Form) -> np.ndarray:
+    return np.repeat(np.arange(form.lengths.size), form.lengths)
+
+
+def _row_targets(y: Any, rows: int) -> np.ndarray:
+    array = _as_array(y, "y")
+    if array.ndim == 0 or len(array) != rows:
+        given = "a single value" if array.ndim == 0 else f"{len(array)}"
+        raise ValueError(f"y must have one target for each of the {rows} rows of x, not {given}")
+    return array
+
+
+def _flat_targets(y: Any, form: Form) -> np.ndarray:
+    """Targets of every step, flat and in the order of the steps of x."""
+    if len(y) != form.lengths.size:
+        raise ValueError(
+            f"y must have targets for each of the {form.lengths.size} rows of x, not for {len(y)}"
+        )
+    rows = [_as_array(row, f"y[{i}]") for i, row in enumerate(y)]
+    for i, (row, count) in enumerate(zip(rows, form.lengths, strict=True)):
+        if row.ndim == 0 or len(row) != count:
+            raise ValueError(
+                f"y[{i}] must have one target for each of the {count} steps of x[{i}]: the model's output is"
+                f" a sequence; it has shape {row.shape}"
+            )
+    return np.concatenate(rows)
+
+
+def _as_array(y: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(y)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a regular array: {error}") from None
+
+
+def _read_sample_weight(sample_weight: Any, rows: int) -> np.ndarray:
+    array = np.asarray(sample_weight)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"sample_weight must hold real numbers, not {array.dtype}")
+    if array.shape != (rows,):
+        raise ValueError(f"sample_weight must have shape ({rows},), one a row of x, not {array.shape}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError("sample_weight must be finite and not negative")
+    return array.astype(np.float64)
+
+
+def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndarray:
+    """The weight of every target."""
+    if targets.ndim != 1:
+        raise ValueError("class_weight needs integer labels in y")
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(f'class_weight must be a dict or "balanced", not {class_weight!r}')
+        counts = np.bincount(targets, minlength=size)
+        per_class = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return per_class[targets]
+    if not isinstance(class_weight, dict):
+        raise TypeError(f'class_weight must be a dict or "balanced", not {type(class_weight).__name__}')
+    per_class = np.ones(size)
+    for label, weight in class_weight.items():
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < size:
+            raise ValueError(f"class_weight has the label {label!r}; labels are 0..{size - 1}")
+        if not np.isfinite(weight) or weight < 0:
+            raise ValueError(f"class_weight[{label}] must be finite and not negative, not {weight!r}")
+        per_class[label] = weight
+    return per_class[targets]
+
+
+def read_samples(x: Any, dtype, name: str, *, time: bool, tokens: bool) -> Steps:
+    """`read_steps` for a fit, with a check that all numbers are finite before anything begins."""
+    steps = read_steps(x, dtype, name, time=time, tokens=tokens)
+    if not tokens:
+        pack_steps(steps, Layout(steps.lengths), name)
+    return steps

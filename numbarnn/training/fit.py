@@ -1,0 +1,217 @@
+"""The training loop: batches, gradients, clipping, optimiser, history."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.engine.random import seed_of
+from numbarnn.engine.threads import run_parts
+from numbarnn.layers.base import Buffers, Layer, parts_for
+from numbarnn.layers.chain import Chain
+from numbarnn.training.callbacks import Callback, History
+from numbarnn.training.clipping import clip_by_norm, clip_by_value, global_norm
+from numbarnn.training.data import Batch, LabelledSamples
+from numbarnn.training.losses import Loss
+from numbarnn.training.optimizers import Optimizer
+from numbarnn.training.progress import Progress
+
+EVALUATION_BATCH = 256
+
+
+class Scored:
+    """Sums of losses and scores over batches."""
+
+    def __init__(self) -> None:
+        self.loss = self.weight = self.score = 0.0
+        self.count = 0
+
+    def add(self, losses: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> None:
+        self.loss += float(np.sum(losses * weights))
+        self.weight += float(np.sum(weights))
+        self.score += float(np.sum(scores))
+        self.count += losses.size
+
+    def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
+        # No weight at all in these batches: the loss is 0, as its gradient was.
+        mean = self.loss / self.weight if self.weight > 0.0 else 0.0
+        return {f"{prefix}loss": mean, f"{prefix}{metric}": self.score / self.count}
+
+
+class TrainingStep:
+    """One step of gradient descent after the other, on buffers that are allocated once.
+
+    A step is two parallel regions: forward, loss and backward by rows; gradients of the parameters by columns.
+    """
+
+    def __init__(self, layers: Sequence[Layer], loss: Loss, size: int) -> None:
+        self.loss, self.size = loss, size
+        self.dtype = layers[0].dtype
+        self.chain = Chain(layers, training=True)
+        self.buffers = Buffers(self.dtype)
+        self.trained = [layer for layer in layers if layer.count_parameters()]
+        self.gradients = [layer.flat_gradients for layer in self.trained]
+        self.values = [layer.flat_values for layer in self.trained]
+
+    def compute(self, batch: Batch, seed: int, scored: Scored) -> float:
+        """Loss and gradients of one batch; returns the loss."""
+        layout, y = self.chain.prepare(batch.layout, batch.x, seed)
+        dy = self.buffers.matrix("dy", y.shape[0], y.shape[1])
+        losses, scores = np.empty(layout.total), np.empty(layout.total)
+        total_weight = float(batch.weights.sum())
+        scale = 1.0 / total_weight if total_weight > 0.0 else 0.0
+        self.chain.prepare_backward(dy)
+        parts = parts_for(batch.layout, self.chain.operations)
+        ranges = batch.layout.row_ranges(parts)
+
+        def by_rows(part: int) -> None:
+            start, stop = ranges[part]
+            self.chain.forward(start, stop)
+            self.loss.rows(
+                y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
+                layout.active, layout.offset, start, stop,
+            )  # fmt: skip
+            self.chain.backward(start, stop)
+
+        run_parts(by_rows, len(ranges))
+        run_parts(lambda part: self.chain.weight_gradients(part, parts), parts)
+        scored.add(losses, scores, batch.weights)
+        return float(np.sum(losses * batch.weights)) * scale
+
+    def changed(self) -> None:
+        """Tell the layers that their parameters have changed."""
+        for layer in self.trained:
+            layer.version += 1
+
+
+def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""):
+    """Mean loss and score over all samples."""
+    chain, scored = Chain(layers, training=False), Scored()
+    for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):
+        batch = samples.batch(rows)
+        layout, y = chain.prepare(batch.layout, batch.x, 0)
+        losses, scores = np.empty(layout.total), np.empty(layout.total)
+        scratch = np.empty_like(y)
+        ranges = batch.layout.row_ranges(parts_for(batch.layout, chain.operations))
+
+        def by_rows(
+            part,
+            ranges=ranges,
+            batch=batch,
+            layout=layout,
+            y=y,
+            losses=losses,
+            scores=scores,
+            scratch=scratch,
+        ):
+            start, stop = ranges[part]
+            chain.forward(start, stop)
+            loss.rows(
+                y, size, batch.targets, batch.weights, 0.0, losses, scores, scratch,
+                layout.active, layout.offset, start, stop,
+            )  # fmt: skip
+
+        run_parts(by_rows, len(ranges))
+        scored.add(losses, scores, batch.weights)
+    return scored.logs(loss.metric, prefix)
+
+
+def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Consecutive pieces of `order`, the last one possibly shorter."""
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def fit(
+    model: Any,
+    layers: Sequence[Layer],
+    samples: LabelledSamples,
+    validation: LabelledSamples | None,
+    loss: Loss,
+    size: int,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int,
+    clip_norm: float | None,
+    clip_value: float | None,
+    shuffle: bool,
+    seed: int,
+    callbacks: Iterable[Callback],
+    verbose: bool,
+) -> History:
+    """The loop behind `Sequential.fit`, whose arguments are checked by now."""
+    history = History()
+    callbacks = list(callbacks)
+    step = TrainingStep(layers, loss, size)
+    state = optimizer.start(step.values)
+    rng = np.random.default_rng(int(seed_of(seed, 1)))
+    compiled_before, began = compile_clock.seconds, time.perf_counter()
+    steps_done = 0
+    with Progress(epochs, verbose) as progress:
+        announce = _CompileNotice(progress)
+        compile_clock.on_start.append(announce)
+        try:
+            for callback in callbacks:
+                callback.on_fit_begin(model)
+            for epoch in range(epochs):
+                epoch_began, compiled = time.perf_counter(), compile_clock.seconds
+                order = rng.permutation(samples.rows) if shuffle else np.arange(samples.rows)
+                pieces = batches(order, batch_size)
+                scored, norms = Scored(), 0.0
+                for i, rows in enumerate(pieces):
+                    rate = optimizer.schedule.at(epoch + i / len(pieces), epochs)
+                    value = step.compute(samples.batch(rows), int(seed_of(seed, 2, steps_done)), scored)
+                    norm = global_norm(step.gradients)
+                    if not (np.isfinite(value) and np.isfinite(norm)):
+                        raise FloatingPointError(
+                            f"the loss is {value} and its gradient's norm {norm} in epoch {epoch + 1}, step"
+                            f" {i + 1} of {len(pieces)}, at a learning rate of {rate:g}: training has diverged."
+                            " Lower the learning rate, set clip_norm, or scale the inputs"
+                        )
+                    if clip_value is not None:
+                        clip_by_value(step.gradients, clip_value)
+                        norm_now = global_norm(step.gradients) if clip_norm is not None else norm
+                    else:
+                        norm_now = norm
+                    if clip_norm is not None:
+                        clip_by_norm(step.gradients, clip_norm, norm_now)
+                    optimizer.update(state, step.values, step.gradients, rate)
+                    step.changed()
+                    norms += norm
+                    steps_done += 1
+                logs = scored.logs(loss.metric)
+                if validation is not None:
+                    logs |= evaluate(layers, validation, loss, size, prefix="val_")
+                logs["grad_norm"] = norms / len(pieces)
+                logs["learning_rate"] = rate
+                compiling = compile_clock.seconds - compiled
+                logs["seconds"] = time.perf_counter() - epoch_began - compiling
+                history.add(logs)
+                progress.epoch_done(logs)
+                for callback in callbacks:
+                    callback.on_epoch_end(model, epoch, logs)
+                if any(callback.stop for callback in callbacks):
+                    break
+            for callback in callbacks:
+                callback.on_fit_end(model)
+        finally:
+            compile_clock.on_start.remove(announce)
+    history.compile_seconds = compile_clock.seconds - compiled_before
+    history.fit_seconds = time.perf_counter() - began - history.compile_seconds
+    return history
+
+
+class _CompileNotice:
+    """Says once that kernels are being compiled, so that nobody wonders about the wait."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.said = False
+
+    def __call__(self) -> None:
+        if not self.said:
+            self.said = True
+            self.progress.message(
+                "numbarnn: compiling kernels for this machine; they are kept for the next time"
+            )

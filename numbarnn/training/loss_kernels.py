@@ -1,0 +1,133 @@
+"""The kernels of the losses, in the layout and with the arguments of `numbarnn.training.losses.Loss.rows`.
+
+Each writes the loss, the score and the gradient of every valid position. All that it needs of a row of
+`outputs` it reads before it writes the same row of `doutputs`, for the two may be one array.
+"""
+
+import math
+
+import numpy as np
+
+from numbarnn.engine.compile_cache import inlined, kernel
+
+
+@inlined
+def _clear_padding(drow, size):
+    for j in range(size, drow.size):
+        drow[j] = 0.0
+
+
+@inlined
+def _first_maximum(row, size):
+    best = 0
+    for j in range(1, size):
+        if row[j] > row[best]:
+            best = j
+    return best
+
+
+@inlined
+def _exponentials(row, peak, size, drow):
+    """exp(row - peak) into `drow`, in the dtype of both; returns their sum. None exceeds 1."""
+    total = 0.0
+    for j in range(size):
+        power = math.exp(row[j] - peak)
+        drow[j] = power
+        total += power
+    return total
+
+
+@kernel
+def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scores, doutputs,
+                             active, offset, row_start, row_stop):  # fmt: skip
+    for t in range(active.size):
+        for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
+            row, drow, label = outputs[n], doutputs[n], targets[n]
+            best = _first_maximum(row, size)
+            peak = row[best]
+            gap = np.float64(peak) - np.float64(row[label])
+            total = _exponentials(row, peak, size, drow)
+            loss = gap + math.log(total)  # log sum exp(x) - x_label
+            losses[n] = loss
+            scores[n] = 1.0 if best == label and not math.isnan(loss) else 0.0
+            factor = weights[n] * scale
+            # The label's 1 is taken off in float64, lest a sure and right answer lose all its digits.
+            dlabel = factor * (np.float64(drow[label]) / total - 1.0)
+            share = factor / total
+            for j in range(size):
+                drow[j] = share * drow[j]
+            drow[label] = dlabel
+            _clear_padding(drow, size)
+
+
+@kernel
+def cross_entropy_of_shares(outputs, size, targets, weights, scale, losses, scores, doutputs,
+                             active, offset, row_start, row_stop):  # fmt: skip
+    for t in range(active.size):
+        for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
+            row, drow, wanted = outputs[n], doutputs[n], targets[n]
+            best = _first_maximum(row, size)
+            peak = row[best]
+            gap, shares = 0.0, 0.0
+            for j in range(size):
+                if wanted[j] > 0.0:  # an impossible class (output -inf) with share 0 costs nothing
+                    gap += wanted[j] * (np.float64(peak) - np.float64(row[j]))
+                    shares += wanted[j]
+            total = _exponentials(row, peak, size, drow)
+            loss = gap + shares * math.log(total)  # - sum_j share_j log p_j
+            losses[n] = loss
+            right = best == _first_maximum(wanted, size)
+            scores[n] = 1.0 if right and not math.isnan(loss) else 0.0
+            factor = weights[n] * scale
+            for j in range(size):
+                drow[j] = factor * (shares * (np.float64(drow[j]) / total) - wanted[j])
+            _clear_padding(drow, size)
+
+
+@kernel
+def binary_cross_entropy(outputs, size, targets, weights, scale, losses, scores, doutputs,
+                          active, offset, row_start, row_stop):  # fmt: skip
+    for t in range(active.size):
+        for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
+            row, drow, wanted = outputs[n], doutputs[n], targets[n]
+            factor = weights[n] * scale / size
+            loss, right = 0.0, 0.0
+            for j in range(size):
+                x, share = np.float64(row[j]), np.float64(wanted[j])
+                e = math.exp(-abs(x))
+                # sigmoid(x) = up / (1 + e) and sigmoid(-x) = down / (1 + e): neither overflows
+                up, down = (1.0, e) if x >= 0.0 else (e, 1.0)
+                loss += max(x, 0.0) - x * share + math.log1p(e)
+                is_right = x > 0.0 if share > 0.5 else x <= 0.0  # NaN never is
+                right += 1.0 if is_right else 0.0
+                # sigmoid(x) - share; a difference of the two would lose a sure answer's digits
+                drow[j] = factor * (up * (1.0 - share) - down * share) / (1.0 + e)
+            losses[n] = loss / size
+            scores[n] = right / size
+            _clear_padding(drow, size)
+
+
+@kernel
+def square_then_line(curvature, slope, border, outputs, size, targets, weights, scale, losses, scores,
+                      doutputs, active, offset, row_start, row_stop):  # fmt: skip
+    step = slope * border - curvature * border * border  # the line meets the square at the border
+    for t in range(active.size):
+        for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
+            row, drow, wanted = outputs[n], doutputs[n], targets[n]
+            factor = weights[n] * scale / size
+            loss, distances = 0.0, 0.0
+            for j in range(size):
+                error = np.float64(row[j]) - np.float64(wanted[j])
+                distance = abs(error)
+                distances += distance
+                if distance <= border:
+                    loss += curvature * error * error
+                    derivative = 2.0 * curvature * error
+                else:
+                    loss += slope * distance - step
+                    # NaN, on neither side of 0, stays
+                    derivative = slope if error > 0.0 else (-slope if error < 0.0 else error)
+                drow[j] = factor * derivative
+            losses[n] = loss / size
+            scores[n] = distances / size
+            _clear_padding(drow, size)

@@ -1,0 +1,397 @@
+"""Optimisers, with PyTorch's names, defaults and meanings of the arguments.
+
+An optimiser object holds settings only and never changes; what it remembers between steps belongs to a fit
+and is made by `Optimizer.start`. So one object may serve many fits, also at the same time.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numbarnn.engine.compile_cache import kernel
+from numbarnn.engine.packing import aligned_zeros
+from numbarnn.training.arguments import fraction, from_registry, nonnegative
+from numbarnn.training.schedules import Schedule, as_schedule
+
+
+@dataclass
+class OptimizerState:
+    """What an optimiser remembers of one fit.
+
+    Attributes
+    ----------
+    step : int
+        Updates done so far.
+    averages : list of tuples of arrays (n,)
+        For each parameter its running averages, of the parameter's shape and dtype.
+    """
+
+    step: int
+    averages: list[tuple[NDArray, ...]]
+
+
+@dataclass(frozen=True)
+class Optimizer(ABC):
+    """What all optimisers share.
+
+    A subclass names its kernel and how many running averages it keeps, and turns its settings into the
+    kernel's numbers.
+    """
+
+    averages_kept: ClassVar[int]
+    update_kernel: ClassVar[Callable[..., None]]
+
+    learning_rate: float | Schedule
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate as a schedule; a plain number is a constant one."""
+        return as_schedule(self.learning_rate)
+
+    @abstractmethod
+    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        """The kernel's arguments after the arrays, for update number `step` (from 1)."""
+
+    def start(self, arrays: Sequence[NDArray]) -> OptimizerState:
+        """A fresh state for a list of parameters.
+
+        Parameters
+        ----------
+        arrays : sequence of arrays (n,)
+            Flat, contiguous parameters of float32 or float64.
+
+        Returns
+        -------
+        OptimizerState
+            No step done, all averages 0.
+        """
+        kept = range(self.averages_kept)
+        averages = [tuple(aligned_zeros(array.shape, array.dtype) for _ in kept) for array in arrays]
+        return OptimizerState(0, averages)
+
+    def update(
+        self,
+        state: OptimizerState,
+        values: Sequence[NDArray],
+        gradients: Sequence[NDArray],
+        learning_rate: float,
+    ) -> None:
+        """One step: change `values` and `state` in place.
+
+        Parameters
+        ----------
+        state : OptimizerState
+            From `start`, for the same list of parameters.
+        values, gradients : sequences of arrays (n,)
+            Flat and contiguous, float32 or float64, a gradient of its parameter's dtype. Gradients are read
+            only.
+        learning_rate : float
+            The rate of this step, as the `schedule` says.
+        """
+        state.step += 1
+        numbers = self._numbers(state.step, float(learning_rate))
+        for value, gradient, averages in zip(values, gradients, state.averages, strict=True):
+            self.update_kernel(value, gradient, *averages, *numbers)
+
+
+# In the kernels: `real` rounds a setting to the arrays' dtype once, or a float32 loop would run in float64;
+# 1 - x is taken before, while x still has all its digits.
+
+
+@kernel
+def _sgd(values, gradients, velocities, learning_rate, momentum, nesterov, weight_decay):
+    real = values.dtype.type
+    rate, kept, decay = real(learning_rate), real(momentum), real(weight_decay)
+    for i in range(values.size):
+        gradient = gradients[i] + decay * values[i]
+        velocity = kept * velocities[i] + gradient
+        velocities[i] = velocity
+        step = gradient + kept * velocity if nesterov else velocity
+        values[i] -= rate * step
+
+
+@kernel
+def _rmsprop(values, gradients, squares, velocities, learning_rate, alpha, eps, momentum, weight_decay):
+    real = values.dtype.type
+    rate, kept, decay, floor = real(learning_rate), real(momentum), real(weight_decay), real(eps)
+    old, new = real(alpha), real(1.0 - alpha)
+    for i in range(values.size):
+        gradient = gradients[i] + decay * values[i]
+        square = old * squares[i] + new * gradient * gradient
+        squares[i] = square
+        velocity = kept * velocities[i] + gradient / (math.sqrt(square) + floor)
+        velocities[i] = velocity
+        values[i] -= rate * velocity
+
+
+@kernel
+def _adam(values, gradients, means, squares, step_size, beta1, beta2, root_scale, eps, weight_decay, shrink):
+    real = values.dtype.type
+    rate, scale, floor = real(step_size), real(root_scale), real(eps)
+    decay, kept = real(weight_decay), real(shrink)
+    old1, new1, old2, new2 = real(beta1), real(1.0 - beta1), real(beta2), real(1.0 - beta2)
+    for i in range(values.size):
+        gradient = gradients[i] + decay * values[i]
+        mean = old1 * means[i] + new1 * gradient
+        square = old2 * squares[i] + new2 * gradient * gradient
+        means[i] = mean
+        squares[i] = square
+        values[i] = kept * values[i] - rate * mean / (scale * math.sqrt(square) + floor)
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if wanted [1]_.
+
+    ::
+
+        g = gradient + weight_decay * value
+        velocity = momentum * velocity + g
+        value = value - learning_rate * velocity                       nesterov=False
+        value = value - learning_rate * (g + momentum * velocity)      nesterov=True
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.01
+        Step size, at least 0.
+    momentum : float, default 0.0
+        Share of the last step that is kept, at least 0 and below 1.
+    nesterov : bool, default False
+        Look one step ahead; needs a momentum above 0.
+    weight_decay : float, default 0.0
+        Factor of the L2 penalty's gradient, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another type or outside of its range.
+
+    References
+    ----------
+    .. [1] I. Sutskever, J. Martens, G. Dahl and G. Hinton (2013). On the importance of initialization and
+       momentum in deep learning. ICML. The form is that of ``torch.optim.SGD``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.training.optimizers import SGD
+    >>> optimizer, value = SGD(0.5), np.array([1.0, 2.0])
+    >>> state = optimizer.start([value])
+    >>> optimizer.update(state, [value], [np.array([1.0, -1.0])], learning_rate=0.5)
+    >>> value.tolist()
+    [0.5, 2.5]
+    """
+
+    averages_kept = 1
+    update_kernel = staticmethod(_sgd)
+
+    learning_rate: float | Schedule = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("momentum", self.momentum)
+        nonnegative("weight_decay", self.weight_decay)
+        if not isinstance(self.nesterov, (bool, np.bool_)):
+            raise TypeError(f"nesterov must be True or False, got {self.nesterov!r}")
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
+
+    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        return learning_rate, float(self.momentum), bool(self.nesterov), float(self.weight_decay)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Steps divided by a running root mean square of the gradients [1]_.
+
+    ::
+
+        g = gradient + weight_decay * value
+        square = alpha * square + (1 - alpha) * g**2
+        velocity = momentum * velocity + g / (sqrt(square) + eps)
+        value = value - learning_rate * velocity
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.01
+        Step size, at least 0.
+    alpha : float, default 0.99
+        Share of the old mean square that is kept, at least 0 and below 1.
+    eps : float, default 1e-8
+        Added to the root, at least 0.
+    momentum : float, default 0.0
+        Share of the last step that is kept, at least 0 and below 1.
+    weight_decay : float, default 0.0
+        Factor of the L2 penalty's gradient, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another type or outside of its range.
+
+    References
+    ----------
+    .. [1] G. Hinton (2012). Neural networks for machine learning, lecture 6e. The form is that of
+       ``torch.optim.RMSprop``.
+
+    Examples
+    --------
+    >>> from numbarnn.training.optimizers import RMSprop
+    >>> RMSprop(1e-3, momentum=0.9)
+    RMSprop(learning_rate=0.001, alpha=0.99, eps=1e-08, momentum=0.9, weight_decay=0.0)
+    """
+
+    averages_kept = 2
+    update_kernel = staticmethod(_rmsprop)
+
+    learning_rate: float | Schedule = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("alpha", self.alpha)
+        nonnegative("eps", self.eps)
+        fraction("momentum", self.momentum)
+        nonnegative("weight_decay", self.weight_decay)
+
+    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        return (learning_rate, *map(float, (self.alpha, self.eps, self.momentum, self.weight_decay)))
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adaptive moment estimation [1]_.
+
+    ::
+
+        g = gradient + weight_decay * value
+        mean   = beta1 * mean   + (1 - beta1) * g
+        square = beta2 * square + (1 - beta2) * g**2
+        value = value - learning_rate * mean / (1 - beta1**step)
+                        / (sqrt(square / (1 - beta2**step)) + eps)
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.001
+        Step size, at least 0.
+    betas : pair of floats, default (0.9, 0.999)
+        Shares of the old mean and of the old mean square that are kept, each at least 0 and below 1.
+    eps : float, default 1e-8
+        Added to the root, at least 0.
+    weight_decay : float, default 0.0
+        Factor of the L2 penalty's gradient, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another type or outside of its range.
+
+    References
+    ----------
+    .. [1] D. P. Kingma and J. Ba (2015). Adam: a method for stochastic optimization. ICLR. The form is that
+       of ``torch.optim.Adam``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.training.optimizers import Adam
+    >>> optimizer, value = Adam(), np.zeros(2)
+    >>> state = optimizer.start([value])
+    >>> for _ in range(3):
+    ...     optimizer.update(state, [value], [np.array([1.0, -5.0])], learning_rate=0.1)
+    >>> value.round(6).tolist()
+    [-0.3, 0.3]
+    """
+
+    averages_kept = 2
+    update_kernel = staticmethod(_adam)
+    decays_apart: ClassVar[bool] = False  # weight decay is a part of the gradient
+
+    learning_rate: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise TypeError(f"betas must be a pair of numbers, got {self.betas!r}")
+        for place, beta in enumerate(self.betas):
+            fraction(f"betas[{place}]", beta)
+        nonnegative("eps", self.eps)
+        nonnegative("weight_decay", self.weight_decay)
+
+    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        beta1, beta2 = map(float, self.betas)
+        step_size = learning_rate / (1.0 - beta1**step)
+        root_scale = 1.0 / math.sqrt(1.0 - beta2**step)
+        decay, shrink = float(self.weight_decay), 1.0
+        if self.decays_apart:
+            decay, shrink = 0.0, 1.0 - learning_rate * decay
+        return step_size, beta1, beta2, root_scale, float(self.eps), decay, shrink
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient [1]_.
+
+    As `Adam`, but for ``g = gradient``; instead, before each step,
+    ``value = value * (1 - learning_rate * weight_decay)``.
+
+    Parameters
+    ----------
+    learning_rate, betas, eps
+        As in `Adam`.
+    weight_decay : float, default 0.01
+        Share of a value that is taken off at a learning rate of 1, at least 0.
+
+    References
+    ----------
+    .. [1] I. Loshchilov and F. Hutter (2019). Decoupled weight decay regularization. ICLR. The form is that
+       of ``torch.optim.AdamW``.
+
+    Examples
+    --------
+    >>> from numbarnn.training.optimizers import AdamW
+    >>> from numbarnn.training.schedules import CosineDecay
+    >>> AdamW(CosineDecay(3e-3)).schedule.at(epoch=10, epochs=20)
+    0.0015
+    """
+
+    decays_apart = True
+
+    weight_decay: float = 1e-2
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
+
+
+def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
+    """An optimiser by its name in lower case, with its defaults; an object is returned as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither a name that is known nor an optimiser.
+
+    Examples
+    --------
+    >>> from numbarnn.training.optimizers import get_optimizer
+    >>> get_optimizer("sgd")
+    SGD(learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=0.0)
+    """
+    return from_registry("optimizer", optimizer, OPTIMIZERS, Optimizer)

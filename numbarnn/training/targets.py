@@ -1,0 +1,104 @@
+"""Checks of the targets `y`: what the losses make of them, or an error that says what is wrong where."""
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+# Shares of the classes come from somebody's float32 or float16 softmax, or are typed by hand.
+SUM_TOLERANCE = 1e-3
+
+
+def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    """Labels (n,) as int64, or shares of the classes (n, size) as `dtype`, C-contiguous.
+
+    Raises
+    ------
+    TypeError
+        If `y` holds no numbers, or labels that are not whole.
+    ValueError
+        For a wrong shape, NaN or an infinite number, a label outside of 0 to ``size - 1``, a negative share,
+        or shares that do not sum to 1.
+    """
+    array = _numbers(y)
+    if array.ndim == 2 and array.shape[1] == size:
+        _refuse(array < 0, array, "shares of the classes of at least 0")
+        sums = array.sum(axis=1, dtype=np.float64)
+        wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
+        _refuse(wrong, sums, "shares of the classes that sum to 1 in every row", "the sum")
+        return np.ascontiguousarray(array, dtype)
+    if array.ndim != 1:
+        raise ValueError(
+            f"y must have shape (n,), labels, or (n, {size}), shares of the {size} classes; got {array.shape}"
+        )
+    if array.dtype.kind == "f" and np.any(array != np.floor(array)):
+        place = int(np.argmax(array != np.floor(array)))
+        raise TypeError(f"y must hold whole numbers as labels; got {array[place]} at position {place}")
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    wanted = f"labels from 0 to {size - 1}, one for each of the {size} outputs"
+    _refuse((array < 0) | (array >= size), array, wanted)
+    return np.ascontiguousarray(array, np.int64)
+
+
+def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    """Numbers from 0 to 1 as an array (n, size) of `dtype`, C-contiguous; (n,) will do for one output.
+
+    Raises
+    ------
+    TypeError
+        If `y` holds no numbers.
+    ValueError
+        For a wrong shape, NaN or a number outside of 0 to 1.
+    """
+    array = _columns(_numbers(y), size)
+    _refuse((array < 0) | (array > 1), array, "0 and 1, or probabilities between")
+    return np.ascontiguousarray(array, dtype)
+
+
+def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    """Finite numbers as an array (n, size) of `dtype`, C-contiguous; (n,) will do for one output.
+
+    Raises
+    ------
+    TypeError
+        If `y` holds no numbers.
+    ValueError
+        For a wrong shape, NaN, or a number that is infinite or too large for `dtype`.
+    """
+    array = _columns(_numbers(y), size)
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype)
+    _refuse(~np.isfinite(values), array, f"numbers that {values.dtype} can hold")
+    return values
+
+
+def _numbers(y: ArrayLike) -> NDArray:
+    try:
+        array = np.asarray(y)
+    except ValueError:
+        raise ValueError("y must be an array; got rows of unequal length") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"y must hold numbers, got dtype {array.dtype}")
+    if array.dtype.kind == "f":
+        _refuse(~np.isfinite(array), array, "finite numbers")
+    return array
+
+
+def _columns(array: NDArray, size: int) -> NDArray:
+    if array.ndim == 1 and size == 1:
+        return array[:, None]
+    if array.ndim != 2 or array.shape[1] != size:
+        allowed = "(n,) or (n, 1)" if size == 1 else f"(n, {size})"
+        raise ValueError(
+            f"y must have shape {allowed}, one number for each output of the model; got {array.shape}"
+        )
+    return array
+
+
+def _refuse(wrong: NDArray, values: NDArray, wanted: str, what: str = "") -> None:
+    """Raise an error that names the first place where `wrong` holds, if there is one."""
+    if not wrong.any():
+        return
+    place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+    where = ", ".join(str(int(i)) for i in place)
+    position = f"row {where}" if what else f"position {where if len(place) == 1 else f'({where})'}"
+    raise ValueError(f"y must hold {wanted}; got {what} {values[place]} at {position}".replace("  ", " "))

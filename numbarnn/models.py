@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn.engine.random import seed_of
-from numbarnn.engine.threads import run_parts
-from numbarnn.layers.base import Layer, check_flag, check_size, draw_seed, parts_for
+from numbarnn.layers.base import Layer, check_flag, check_size, draw_seed
 from numbarnn.layers.chain import Chain
 from numbarnn.sequences import Form, Layout, Steps, in_form, scatter_steps, vector_form
 from numbarnn.training.callbacks import Callback, History
@@ -348,8 +347,7 @@ class Sequential:
             batch_form = samples.form_of(rows)
             layout = Layout(batch_form.lengths)
             out_layout, y = chain.prepare(layout, samples.pack(batch_form, layout), 0)
-            ranges = layout.row_ranges(parts_for(layout, chain.operations))
-            run_parts(lambda part, ranges=ranges: chain.forward(*ranges[part]), len(ranges))
+            chain.forward()
             scatter_steps(y, form.starts[rows], out_layout, flat)
         return in_form(flat, form)
 

@@ -6,7 +6,6 @@ valid step, ordered by time and within a time by falling length of the sequence:
 
 import copy
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +54,7 @@ class Layout:
         self.offset = np.zeros(self.steps + 1, np.int64)
         np.cumsum(self.active, out=self.offset[1:])
         self.total = int(self.offset[-1])
+        self._cuts: dict[int, np.ndarray] = {}
         self.slot = np.zeros(self.steps + 1, np.int64)
         self.slot[1:] = self.rows + self.offset[:-1]
 
@@ -95,14 +95,14 @@ class Layout:
         """Each place's row in the slot of its length, int64 (B,)."""
         return self.slot[self.lengths] + np.arange(self.rows)
 
-    def row_ranges(self, parts: int) -> list[tuple[int, int]]:
-        """Ranges of places with about the same number of steps, for `parts` threads."""
-        if parts == 1:
-            return [(0, self.rows)]
-        done = np.cumsum(self.lengths)
-        cuts = np.searchsorted(done, self.total * np.arange(1, parts) / parts)
-        edges = [0, *cuts.tolist(), self.rows]
-        return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+    def row_cuts(self, parts: int) -> np.ndarray:
+        """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
+        cuts = self._cuts.get(parts)
+        if cuts is None:
+            done = np.cumsum(self.lengths)
+            inner = np.searchsorted(done, self.total * np.arange(1, parts) / parts)
+            cuts = self._cuts[parts] = np.concatenate([[0], inner, [self.rows]])
+        return cuts
 
 
 @functools.lru_cache(maxsize=16)

@@ -56,6 +56,7 @@ def fit(model, callback, values, name="val_loss"):
         ([5, 4.95, 4.8, 4.75, 4.0], {"patience": 2, "min_delta": 0.1}, 5, 4),
         ([5, 4.95, 4.92, 4.0], {"patience": 2, "min_delta": 0.1}, 3, 0),
         ([1, 2, 3, 2, 2, 5], {"patience": 2, "mode": "max"}, 5, 2),
+        ([1, 1.05, 1.08, 2.0], {"patience": 2, "mode": "max", "min_delta": 0.1}, 3, 0),
         ([math.nan, 3, math.nan, 2, math.nan, math.nan], {"patience": 2}, 6, 3),
         ([math.nan, math.nan, 1], {"patience": 2}, 2, None),
         ([math.inf, 2, 1], {"patience": 2}, 3, 2),

@@ -276,6 +276,12 @@ def test_infinite_outputs_give_no_finite_loss(dtype):
         assert np.isnan(single(CrossEntropy(), [[np.inf, 0.0]], [0], dtype=dtype).losses).all()
 
 
+def test_shares_with_a_rounded_sum_have_the_gradient_of_their_loss():
+    run = single(CrossEntropy(), [[1.0, 1.0]], [[0.7505, 0.25]])
+    assert run.losses == pytest.approx([1.0005 * np.log(2.0)])
+    np.testing.assert_allclose(run.doutputs, [[0.50025 - 0.7505, 0.50025 - 0.25]], rtol=1e-14)
+
+
 def test_absolute_error_of_zero_has_gradient_zero():
     run = single(MeanAbsoluteError(), [[1.5], [2.0], [1.0]], [1.5, 1.5, 1.5])
     assert run.doutputs[:, 0].tolist() == [0.0, 1.0, -1.0]

@@ -27,6 +27,7 @@ CASES = [
     (RMSprop, {"learning_rate": 0.05, "alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
     (RMSprop, {"momentum": 0.7}),
     (Adam, {}),
+    (Adam, {"learning_rate": 1.0}),
     (Adam, {"learning_rate": 0.1, "betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.1}),
     (AdamW, {}),
     (AdamW, {"learning_rate": 0.1, "betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.3}),

@@ -4,6 +4,8 @@ import numpy as np
 
 from numbarnn.engine.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
+from numbarnn.engine.packing import unpack_transposed
 from numbarnn.engine.simd import lane_count, load, select, store
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS, multiply
 
@@ -19,9 +21,10 @@ def _segment(t, active, offset, row_start, row_stop):
     return offset[t] + row_start, max(0, min(row_stop, active[t]) - row_start)
 
 
-@kernel
-def affine_forward(x, panels, bias, y, activation, active, offset, row_start, row_stop):
-    """y = activation(x @ W.T + bias) for a range of rows."""
+@inlined
+def _forward_rows(part, arguments):
+    cuts, x, panels, bias, y, activation, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(y)
     inputs, panel = panels.shape[1], panels.shape[2]
     x_stride, y_stride = x.shape[1], y.shape[1]
@@ -47,8 +50,15 @@ def affine_forward(x, panels, bias, y, activation, active, offset, row_start, ro
 
 
 @kernel
-def affine_backward(y, dy, dsums, activation, panels_back, zeros, dx, active, offset, row_start, row_stop):
-    """dsums = dy times the derivative of the activation; dx = dsums @ W, if dx has rows."""
+def affine_forward(team, cuts, x, panels, bias, y, activation, active, offset):
+    """y = activation(x @ W.T + bias)."""
+    fork(team, cuts.size - 1, _forward_rows, (cuts, x, panels, bias, y, activation, active, offset))
+
+
+@inlined
+def _backward_rows(part, arguments):
+    cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(dy)
     units, panel = panels_back.shape[1], panels_back.shape[2]
     y_stride, dx_stride = dy.shape[1], dx.shape[1]
@@ -74,14 +84,23 @@ def affine_backward(y, dy, dsums, activation, panels_back, zeros, dx, active, of
 
 
 @kernel
-def affine_weight_gradients(x, dsums, total, dpanels, dbias, first_vector, stop_vector):
-    """Gradients of the packed weights for a range of columns that begins with a panel, given in vectors.
+def affine_backward(team, cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset):
+    """dsums = dy times the derivative of the activation; dx = dsums @ W, if dx has rows."""
+    fork(
+        team,
+        cuts.size - 1,
+        _backward_rows,
+        (cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset),
+    )
 
-    Sums run over the valid steps in their order in memory, whatever the number of threads.
-    """
+
+@inlined
+def _weight_gradient_panels(part, arguments):
+    cuts, x, dsums, total, dpanels, dbias, column_map, dweight = arguments
     width = lane_count(dsums)
     inputs, panel = dpanels.shape[1], dpanels.shape[2]
     vectors = panel // width
+    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, dsums.shape[1] // width)
     chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
     for vector in range(first_vector, stop_vector, vectors):
         count = min(vectors, stop_vector - vector)
@@ -106,3 +125,14 @@ def affine_weight_gradients(x, dsums, total, dpanels, dbias, first_vector, stop_
                 inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
                 chunk, 0, panel, panel, vectors, 0, count,
             )  # fmt: skip
+    unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
+
+
+@kernel
+def affine_weight_gradients(team, cuts, x, dsums, total, dpanels, dbias, column_map, dweight):
+    """dweight and the padded dbias; `cuts` are between the panels of one part and the next.
+
+    Sums run over the valid steps in their order in memory, whatever the number of threads.
+    """
+    arguments = (cuts, x, dsums, total, dpanels, dbias, column_map, dweight)
+    fork(team, cuts.size - 1, _weight_gradient_panels, arguments)

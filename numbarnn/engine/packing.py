@@ -77,7 +77,7 @@ def _pack(parameter, row_map, panels):
 
 
 @inlined
-def _unpack_transposed(panels, column_map, first_column, stop_column, gradient):
+def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
     """`_pack_transposed` undone, for a range of columns."""
     width = panels.shape[2]
     for column in range(first_column, stop_column):
@@ -93,12 +93,6 @@ def pack_matrix(weight, column_map, panels, panels_back):
     """Pack a plain matrix (units, inputs) for ``x @ weight.T`` and for ``dy @ weight``."""
     _pack_transposed(weight, column_map, panels)
     _pack(weight, column_map, panels_back)
-
-
-@kernel
-def unpack_matrix(panels, column_map, first_column, stop_column, gradient):
-    """The gradient of a plain matrix from its panels, for a range of columns."""
-    _unpack_transposed(panels, column_map, first_column, stop_column, gradient)
 
 
 @kernel
@@ -132,16 +126,17 @@ def pack_recurrent_back(weight_ih, weight_hh, input_map, recurrent_map, input_ba
     _pack(weight_hh, recurrent_map, recurrent_back)
 
 
-@kernel
+@inlined
 def unpack_recurrent(input_panels, recurrent_panels, bias, input_map, recurrent_map, slot_count,
-                     first_group, stop_group, weight_ih, weight_hh, bias_ih, bias_hh):  # fmt: skip
+                     first_group, stop_group, gradients):  # fmt: skip
     """Gradients of one layer and direction from their packed form, for a range of groups of hidden units."""
+    weight_ih, weight_hh, bias_ih, bias_hh = gradients
     width = lane_count(bias)
     groups = bias.size // (slot_count * width)
     product = input_map.size // (groups * width)
     first, stop = first_group * product * width, stop_group * product * width
-    _unpack_transposed(input_panels, input_map, first, stop, weight_ih)
-    _unpack_transposed(recurrent_panels, recurrent_map, first, stop, weight_hh)
+    unpack_transposed(input_panels, input_map, first, stop, weight_ih)
+    unpack_transposed(recurrent_panels, recurrent_map, first, stop, weight_hh)
     if bias_ih.size > 0:
         for group in range(first_group, stop_group):
             for place in range(product * width):

@@ -9,6 +9,7 @@ Number Generators", OOPSLA 2014).
 import numpy as np
 
 from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
@@ -30,16 +31,22 @@ def seed_of(*parts: int) -> np.uint64:
     return np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0]
 
 
-@kernel
-def drop(x, y, size, rate, seed, order, active, offset, row_start, row_stop):
-    """y = x with numbers dropped at `rate` and the others scaled by 1 / (1 - rate), for a range of rows."""
+@inlined
+def _drop_rows(part, arguments):
+    cuts, x, y, size, rate, seed, order, active, offset = arguments
     threshold = np.uint64(rate * 4294967296.0)
     scale = x.dtype.type(1.0 / (1.0 - rate))
     zero = x.dtype.type(0.0)
     for t in range(active.size):
-        for b in range(row_start, min(row_stop, active[t])):
+        for b in range(cuts[part], min(cuts[part + 1], active[t])):
             n = offset[t] + b
             key = mix(mix(seed + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
             for j in range(size):
                 bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
                 y[n, j] = x[n, j] * scale if bits >= threshold else zero
+
+
+@kernel
+def drop(team, cuts, x, y, size, rate, seed, order, active, offset):
+    """y = x with numbers dropped at `rate` and the others scaled by 1 / (1 - rate)."""
+    fork(team, cuts.size - 1, _drop_rows, (cuts, x, y, size, rate, seed, order, active, offset))

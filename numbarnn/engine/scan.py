@@ -9,14 +9,16 @@ one array of B + N rows: slot s begins at row ``slot[s]``. Forward in time, step
 slot t + 1, and slot 0 is the initial state. Reverse, step t reads slot t + 1 and writes slot t, and a row's
 initial state is its entry in the slot of its length.
 
-Hidden units are padded to whole vectors, ``groups`` of them; padded lanes stay 0. Each function works on a
-range of rows (or, for weight gradients, of groups) that no other thread touches.
+Hidden units are padded to whole vectors, ``groups`` of them; padded lanes stay 0. Each part works on a
+range of rows (or, for weight gradients, of panels) that no other thread touches.
 """
 
 import numpy as np
 
 from numbarnn.cells import cell_backward, cell_forward, load_sums, slots, window
 from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
+from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.simd import (
     lane_count,
     load,
@@ -96,12 +98,54 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
                 store_each(states, (new_row + b) * units + unit, new)
 
 
+@inlined
+def _forward_rows(part, arguments):
+    cuts, weights, x, states, kept_gates, keep, active, offset, slot, reverse = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
+    row_count = row_stop - row_start
+    if row_count == 0:
+        return
+    steps, gate_stride = active.size, kept_gates.shape[1]
+    all_rows = row_start == 0 and row_stop == active[0]
+    chunk = max(1, GATE_CHUNK_BYTES // (row_count * gate_stride * kept_gates.itemsize))
+    gates = kept_gates if keep else np.empty((chunk * row_count, gate_stride), kept_gates.dtype)
+    for done in range(0, steps, chunk):
+        count = min(chunk, steps - done)
+        low = steps - done - count if reverse else done
+        # Where a step's sums stand: as its inputs do where they are kept, from 0 on in scratch.
+        if all_rows:
+            first = offset[low]
+            project(weights, x, gates, first, first if keep else 0, offset[low + count] - first)
+        else:
+            for t in range(low, low + count):
+                rows = min(row_stop, active[t]) - row_start
+                if rows > 0:
+                    x_row = offset[t] + row_start
+                    project(weights, x, gates, x_row, x_row if keep else (t - low) * row_count, rows)
+        for i in range(count):
+            t = low + count - 1 - i if reverse else low + i
+            rows = min(row_stop, active[t]) - row_start
+            if rows > 0:
+                if keep:
+                    gate_row = offset[t] + row_start
+                elif all_rows:
+                    gate_row = offset[t] - offset[low]
+                else:
+                    gate_row = (t - low) * row_count
+                previous_row = slot[t + 1 if reverse else t] + row_start
+                new_row = slot[t if reverse else t + 1] + row_start
+                upward = t % 2 == 0
+                step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, upward)
+
+
 @kernel
-def forward(weights, x, states, gates, keep, active, offset, slot, row_start, row_stop, reverse):
-    """All time steps of a range of rows.
+def forward(team, cuts, weights, x, states, gates, keep, active, offset, slot, reverse):
+    """All time steps of all rows.
 
     Parameters
     ----------
+    team, cuts
+        The threads, and the cuts between the rows of one part and the next.
     weights : NamedTuple
         The cell's packed weights.
     x : array (N, at least I)
@@ -109,69 +153,23 @@ def forward(weights, x, states, gates, keep, active, offset, slot, row_start, ro
     states : tuple of arrays (B + N, H padded)
         h first; initial states in, all states out.
     gates : array (N, G * H padded)
-        What backward needs, out. With ``keep=False`` scratch of this call, of any number of rows that holds
-        at least one step.
+        What backward needs, out. With ``keep=False`` it may have no rows: only its width is read.
     keep : bool
         Whether `gates` is kept for backward.
     active, offset, slot : int64 arrays (T,), (T + 1,), (T + 1,)
         The layout, see the module's docstring.
-    row_start, row_stop : int
-        The rows to work on.
     reverse : bool
         Whether time runs backwards.
     """
-    steps, batch = active.size, active[0]
-    all_rows = row_start == 0 and row_stop >= batch
-    row_count = row_stop - row_start
-    row_bytes = row_count * gates.shape[1] * gates.itemsize
-    chunk = GATE_CHUNK_BYTES // row_bytes if keep else gates.shape[0] // row_count
-    chunk = max(1, chunk)
-    for done in range(0, steps, chunk):
-        count = min(chunk, steps - done)
-        low = steps - done - count if reverse else done
-        # Row b of step t in `gates` is first_gate_row(t) + b: as in x where gates are kept or packed alike.
-        gate_shift = 0 if keep else -offset[low]
-        packed = keep or all_rows
-        if all_rows:
-            project(
-                weights, x, gates, offset[low], offset[low] + gate_shift, offset[low + count] - offset[low]
-            )
-        else:
-            for t in range(low, low + count):
-                rows = min(row_stop, active[t]) - row_start
-                if rows > 0:
-                    x_row = offset[t] + row_start
-                    gate_row = x_row if packed else (t - low) * row_count
-                    project(weights, x, gates, x_row, gate_row, rows)
-        for i in range(count):
-            t = low + count - 1 - i if reverse else low + i
-            rows = min(row_stop, active[t]) - row_start
-            if rows > 0:
-                gate_row = offset[t] + gate_shift + row_start if packed else (t - low) * row_count
-                previous_row = slot[t + 1 if reverse else t] + row_start
-                new_row = slot[t if reverse else t + 1] + row_start
-                step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, t % 2 == 0)
+    arguments = (cuts, weights, x, states, gates, keep, active, offset, slot, reverse)
+    fork(team, cuts.size - 1, _forward_rows, arguments)
 
 
-@kernel
-def backward(weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-             active, offset, slot, row_start, row_stop, reverse):  # fmt: skip
-    """`forward` undone for a range of rows.
-
-    Parameters
-    ----------
-    weights, states, gates, active, offset, slot, row_start, row_stop, reverse
-        As `forward` left them; `gates` becomes the gradient of the sums.
-    recurrent_back : array (panels, groups * window * lanes, panel width)
-        W_h, packed for the product ``dsums @ W_h``.
-    dy : array (N, at least dy_column + H)
-        Gradient of the outputs; its columns from `dy_column` on are this direction's.
-    has_dy : bool
-        False: only the final states have a gradient, `dy` is not read.
-    dstates : tuple of arrays (B, H padded)
-        Gradients of the final states in, of the initial states out. A row that is not active keeps its
-        value, so one that has not begun waits with its final state's and one that has left is done.
-    """
+@inlined
+def _backward_rows(part, arguments):
+    (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+     active, offset, slot, reverse) = arguments  # fmt: skip
+    row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(gates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, units = gates.shape[1], states[0].shape[1]
@@ -214,10 +212,54 @@ def backward(weights, recurrent_back, states, gates, dy, dy_column, has_dy, dsta
 
 
 @kernel
-def input_gradients(
-    weights, input_back, dgates, start, start_stride, dx, active, offset, row_start, row_stop
-):
-    """dx = start + dsums @ W_i for a range of rows.
+def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+             active, offset, slot, reverse):  # fmt: skip
+    """`forward` undone.
+
+    Parameters
+    ----------
+    team, cuts, weights, states, gates, active, offset, slot, reverse
+        As `forward` left them; `gates` becomes the gradient of the sums.
+    recurrent_back : array (panels, groups * window * lanes, panel width)
+        W_h, packed for the product ``dsums @ W_h``.
+    dy : array (N, at least dy_column + H)
+        Gradient of the outputs; its columns from `dy_column` on are this direction's.
+    has_dy : bool
+        False: only the final states have a gradient, `dy` is not read.
+    dstates : tuple of arrays (B, H padded)
+        Gradients of the final states in, of the initial states out. A row that is not active keeps its
+        value, so one that has not begun waits with its final state's and one that has left is done.
+    """
+    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+                 active, offset, slot, reverse)  # fmt: skip
+    fork(team, cuts.size - 1, _backward_rows, arguments)
+
+
+@inlined
+def _input_gradient_rows(part, arguments):
+    cuts, weights, input_back, dgates, start, start_stride, dx, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
+    width = lane_count(dgates)
+    sum_count, product = slots(weights), window(weights)
+    gate_stride, dx_stride = dgates.shape[1], dx.shape[1]
+    groups, panel = gate_stride // (sum_count * width), input_back.shape[2]
+    k_run = product * width
+    all_rows = row_start == 0 and row_stop >= active[0]
+    for t in range(1 if all_rows else active.size):
+        first = offset[t] + row_start
+        rows = offset[active.size] if all_rows else min(row_stop, active[t]) - row_start
+        if rows <= 0:
+            continue
+        multiply(
+            dx, first * dx_stride, dx_stride, start, first * start_stride, start_stride, panel, rows,
+            dgates, first * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
+            input_back, 0, groups * k_run * panel, panel, panel // width, 0, dx_stride // width,
+        )  # fmt: skip
+
+
+@kernel
+def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride, dx, active, offset):
+    """dx = start + dsums @ W_i.
 
     Parameters
     ----------
@@ -230,48 +272,24 @@ def input_gradients(
     dx : array (N, I padded)
         Out.
     """
-    width = lane_count(dgates)
-    sum_count, product = slots(weights), window(weights)
-    gate_stride, dx_stride = dgates.shape[1], dx.shape[1]
-    groups, panel = gate_stride // (sum_count * width), input_back.shape[2]
-    k_run = product * width
-    all_rows = row_start == 0 and row_stop >= active[0]
-    for t in range(1 if all_rows else active.size):
-        first = offset[t] + row_start
-        rows = offset[active.size] if all_rows else min(row_stop, active[t]) - row_start
-        multiply(
-            dx, first * dx_stride, dx_stride, start, first * start_stride, start_stride, panel, rows,
-            dgates, first * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
-            input_back, 0, groups * k_run * panel, panel, panel // width, 0, dx_stride // width,
-        )  # fmt: skip
+    arguments = (cuts, weights, input_back, dgates, start, start_stride, dx, active, offset)
+    fork(team, cuts.size - 1, _input_gradient_rows, arguments)
 
 
-@kernel
-def weight_gradients(
-    weights, x, h, dgates, previous_rows, dinput, drecurrent, dbias, first_group, stop_group
-):
-    """Gradients of the packed weights, for a range of groups of hidden units.
-
-    Sums run over the N valid steps in their order in memory, whatever the number of threads.
-
-    Parameters
-    ----------
-    x, h, dgates : arrays (N, at least I), (B + N, H padded), (N, G * H padded)
-        Inputs, all states and the gradient of the sums.
-    previous_rows : int64 array (N,)
-        The row of `h` that each step read.
-    dinput, drecurrent : arrays shaped like the packed weights
-        Out, the panels of this range.
-    dbias : array (G * H padded,)
-        Out, the range's part.
-    first_group, stop_group : int
-        The range; it begins with a panel.
-    """
+@inlined
+def _weight_gradient_groups(part, arguments):
+    (cuts, weights, x, h, dgates, previous_rows, packed, input_map, recurrent_map, gradients) = arguments
+    dinput, drecurrent, dbias = packed
+    block = groups_at_once(weights)
+    first_group = cuts[part] * block
+    stop_group = min(cuts[part + 1] * block, dgates.shape[1] // (slots(weights) * lane_count(dgates)))
+    if first_group >= stop_group:
+        return
     width = lane_count(dgates)
     sum_count, product = slots(weights), window(weights)
     x_stride, units = x.shape[1], h.shape[1]
     inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
-    total, block = previous_rows.size, groups_at_once(weights)
+    total = previous_rows.size
     apart = sum_count - product
     dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
     h_before = np.empty((WEIGHT_CHUNK_ROWS, units), h.dtype)
@@ -302,6 +320,35 @@ def weight_gradients(
                 hidden * panel, hidden, h_before, 0, 1, units, 1, rows, 0,
                 dsums, apart * width, panel_step, k_stride, panel // width, 0, vectors,
             )  # fmt: skip
+    unpack_recurrent(
+        dinput, drecurrent, dbias, input_map, recurrent_map, sum_count, first_group, stop_group, gradients
+    )
+
+
+@kernel
+def weight_gradients(team, cuts, weights, x, h, dgates, previous_rows, packed, input_map, recurrent_map,
+                     gradients):  # fmt: skip
+    """Gradients of the parameters of one layer and direction.
+
+    Sums run over the N valid steps in their order in memory, whatever the number of threads.
+
+    Parameters
+    ----------
+    team, cuts
+        The threads, and the cuts between the panels of one part and the next.
+    x, h, dgates : arrays (N, at least I), (B + N, H padded), (N, G * H padded)
+        Inputs, all states and the gradient of the sums.
+    previous_rows : int64 array (N,)
+        The row of `h` that each step read.
+    packed : tuple of arrays
+        Room for the gradients in the form of the packed weights.
+    input_map, recurrent_map : int64 arrays
+        The column maps of the packed weights.
+    gradients : tuple of arrays
+        weight_ih, weight_hh, bias_ih and bias_hh, out.
+    """
+    arguments = (cuts, weights, x, h, dgates, previous_rows, packed, input_map, recurrent_map, gradients)
+    fork(team, cuts.size - 1, _weight_gradient_groups, arguments)
 
 
 @inlined
@@ -329,11 +376,18 @@ def _copy_and_sum(dgates, begin, rows, first_column, stop_column, dsums, dbias):
         store(dbias, column, total)
 
 
-@kernel
-def copy_outputs(h, y, column, hidden, active, offset, slot, row_start, row_stop, reverse):
-    """The outputs of one direction into columns of y (N, at least column + H), for a range of rows."""
+@inlined
+def _copy_output_rows(part, arguments):
+    cuts, h, y, column, hidden, active, offset, slot, reverse = arguments
     for t in range(active.size):
         source = slot[t if reverse else t + 1]
-        for b in range(row_start, min(row_stop, active[t])):
+        for b in range(cuts[part], min(cuts[part + 1], active[t])):
             for j in range(hidden):
                 y[offset[t] + b, column + j] = h[source + b, j]
+
+
+@kernel
+def copy_outputs(team, cuts, h, y, column, hidden, active, offset, slot, reverse):
+    """The outputs of one direction into columns of y (N, at least column + H)."""
+    arguments = (cuts, h, y, column, hidden, active, offset, slot, reverse)
+    fork(team, cuts.size - 1, _copy_output_rows, arguments)

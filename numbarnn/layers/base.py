@@ -4,22 +4,22 @@ A layer holds parameters. A *pass* holds the buffers of one forward and backward
 to a call or to a fit, so that two threads may predict with one layer. The public methods and `Sequential.fit`
 drive passes in the same way:
 
-    prepare          serial: set up for a batch, hand out the output matrix
-    forward          by ranges of rows, side by side on threads
-    prepare_backward serial: take the output's gradient, hand out the input's
-    backward         by ranges of rows
-    weight_gradients by shares of the weights' columns
+    prepare           set up for a batch, hand out the matrix of the output
+    forward           fill it
+    prepare_backward  take the matrix of the output's gradient, hand out the input's
+    backward          fill that
+    weight_gradients  gradients of the parameters
 """
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.engine.threads import get_num_threads, run_parts
+from numbarnn.engine.threads import get_num_threads, run
 from numbarnn.sequences import (
     Form,
     Layout,
@@ -33,7 +33,7 @@ from numbarnn.sequences import (
 )
 
 FLOAT_DTYPES = ("float32", "float64")
-OPERATIONS_WORTH_A_THREAD = 4_000_000  # a share of about 40 microseconds, twice the price of starting it
+OPERATIONS_WORTH_A_THREAD = 500_000  # a share of about 5 microseconds, several times the price of a fork
 LARGEST_SPARE_BYTES = 64 * 2**20  # buffers of a prediction that are kept for the next
 
 
@@ -57,44 +57,49 @@ class Buffers:
 
 
 class Pass:
-    """One way forward and back through a layer, with its buffers; a layer without parameters as it is.
+    """One way forward and back through a layer, with its buffers.
 
     Attributes
     ----------
-    operations : int
-        Multiplications and additions of the latest forward, to decide on threads.
+    layout : Layout
+        The present batch's.
+    parts : int
+        Threads that are worth it for the batch.
     """
-
-    operations = 0
 
     def __init__(self, layer: "Layer", training: bool) -> None:
         self.layer = layer
         self.training = training
         self.buffers = Buffers(layer.dtype)
 
+    def begin(self, layout: Layout, operations: int) -> None:
+        """Take a batch that costs this many multiplications and additions."""
+        self.layout = layout
+        self.parts = max(1, min(get_num_threads(), layout.rows, operations // OPERATIONS_WORTH_A_THREAD))
+        self.cuts = layout.row_cuts(self.parts)
+
+    def run(self, kernel: Callable, *arguments: Any) -> None:
+        """Run a kernel that works on parts of the rows."""
+        run(kernel, self.parts, self.cuts, *arguments)
+
     def prepare(self, layout: Layout, x: np.ndarray, seed: int | None) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
         raise NotImplementedError
 
-    def forward(self, start: int, stop: int) -> None:
-        """Compute the output of some rows."""
+    def forward(self) -> None:
+        """Compute the output."""
         raise NotImplementedError
 
     def prepare_backward(self, dy: np.ndarray, need_dx: bool) -> np.ndarray | None:
         """Take the gradient of the output, to be filled later; return the input's, if wanted."""
         raise NotImplementedError
 
-    def backward(self, start: int, stop: int) -> None:
-        """Compute the input gradient of some rows, from the output gradient of the same rows."""
+    def backward(self) -> None:
+        """Compute the input gradient, and what `weight_gradients` needs."""
         raise NotImplementedError
 
-    def weight_gradients(self, part: int, parts: int) -> None:
-        """Compute one share of the gradients of the parameters."""
-
-
-def parts_for(layout: Layout, operations: int) -> int:
-    """How many threads are worth it for this much work on this many rows."""
-    return max(1, min(get_num_threads(), layout.rows, operations // OPERATIONS_WORTH_A_THREAD))
+    def weight_gradients(self) -> None:
+        """Compute the gradients of the parameters."""
 
 
 class Layer:
@@ -104,6 +109,13 @@ class Layer:
     ----------
     dtype : {"float32", "float64"}
         What parameters and results are made of.
+
+    Attributes
+    ----------
+    input_size : int or None
+        Features of the input, once the layer is built.
+    gradients : dict of str to array
+        Gradients of the parameters by name, as the latest backward left them.
     """
 
     pass_class: type[Pass]
@@ -117,8 +129,8 @@ class Layer:
         self.dtype = np.dtype(dtype)
         self.input_size: int | None = None
         self.version = 0  # counts changes of the parameters
-        self._values: dict[str, np.ndarray] = {}
-        self._gradients: dict[str, np.ndarray] = {}
+        self.values: dict[str, np.ndarray] = {}
+        self.gradients: dict[str, np.ndarray] = {}
         self.flat_values = np.zeros(0, self.dtype)
         self.flat_gradients = np.zeros(0, self.dtype)
         self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
@@ -172,13 +184,13 @@ class Layer:
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         self.flat_values = aligned_zeros(sum(sizes), self.dtype)
         self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
-        self._values, self._gradients = {}, {}
+        self.values, self.gradients = {}, {}
         end = 0
         for (name, shape), size in zip(shapes.items(), sizes, strict=True):
             begin, end = end, end + size
-            self._values[name] = self.flat_values[begin:end].reshape(shape)
-            self._gradients[name] = self.flat_gradients[begin:end].reshape(shape)
-            self._values[name][...] = self.initialize(name, shape, rng)
+            self.values[name] = self.flat_values[begin:end].reshape(shape)
+            self.gradients[name] = self.flat_gradients[begin:end].reshape(shape)
+            self.values[name][...] = self.initialize(name, shape, rng)
         self.input_size = input_size
         self._spare = {True: [], False: []}
         self._latest = None
@@ -193,15 +205,10 @@ class Layer:
     def parameters(self) -> dict[str, np.ndarray]:
         """Read-only views of the parameters by name."""
         views = {}
-        for name, values in self._values.items():
+        for name, values in self.values.items():
             views[name] = values.view()
             views[name].flags.writeable = False
         return views
-
-    @property
-    def gradients(self) -> dict[str, np.ndarray]:
-        """Gradients of the parameters by name, as the latest backward left them."""
-        return dict(self._gradients)
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Replace all parameters.
@@ -223,19 +230,19 @@ class Layer:
             raise RuntimeError("build(input_size) the layer, or use it once, before setting its parameters")
         new = self.check_parameters(parameters)
         for name, values in new.items():
-            self._values[name][...] = values
+            self.values[name][...] = values
         self.version += 1
 
     def check_parameters(self, parameters: Mapping[str, Any], owner: str = "") -> dict[str, np.ndarray]:
         """`parameters` as arrays that fit, or a ValueError that names the entry that does not."""
-        missing = [name for name in self._values if name not in parameters]
-        unknown = [name for name in parameters if name not in self._values]
+        missing = [name for name in self.values if name not in parameters]
+        unknown = [name for name in parameters if name not in self.values]
         if missing or unknown:
             said = [f"missing: {', '.join(map(repr, missing))}"] if missing else []
             said += [f"unknown: {', '.join(map(repr, unknown))}"] if unknown else []
-            raise ValueError(f"{owner}parameters must be exactly {list(self._values)}; {'; '.join(said)}")
+            raise ValueError(f"{owner}parameters must be exactly {list(self.values)}; {'; '.join(said)}")
         new = {}
-        for name, values in self._values.items():
+        for name, values in self.values.items():
             array = np.asarray(parameters[name])
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"{owner}{name} must hold real numbers, not {array.dtype}")
@@ -279,7 +286,7 @@ class Layer:
         steps = self.read_input(x, lengths)
         run, layout, out_layout, y = self._run_forward(steps, training, seed)
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
-        result = unpack_steps(y, self.output_size(self._known_input_size()), out_form, out_layout)
+        result = unpack_steps(y, self.output_size(self.known_input_size), out_form, out_layout)
         self._keep(run, steps.form, layout, out_form, out_layout)
         return result
 
@@ -304,14 +311,15 @@ class Layer:
             If `dy` does not have the form of the output.
         """
         run, form, layout, out_form, out_layout = self.latest_pass()
-        size = self.output_size(self._known_input_size())
+        size = self.output_size(self.known_input_size)
         flat = read_like(dy, out_form, size, self.dtype, "dy")
         packed = pack_steps(Steps(flat, out_form), out_layout, "dy")
         dx = run.prepare_backward(packed, need_dx=not self.takes_tokens)
-        run_backward(run, layout)
+        run.backward()
+        run.weight_gradients()
         if dx is None:
             return None
-        return unpack_steps(dx, self._known_input_size(), form, layout)
+        return unpack_steps(dx, self.known_input_size, form, layout)
 
     def read_input(self, x: Any, lengths: Any, name: str = "x") -> Steps:
         """Check the input; a layer without a dtype of its own takes the input's."""
@@ -329,7 +337,9 @@ class Layer:
             raise ValueError(f"{name} must have {self.input_size} features, not {steps.width()}")
         return steps
 
-    def _known_input_size(self) -> int:
+    @property
+    def known_input_size(self) -> int:
+        """`input_size` of a layer that is built."""
         assert self.input_size is not None
         return self.input_size
 
@@ -340,7 +350,7 @@ class Layer:
             self.build(steps.width())
         run = self.take_pass(training)
         out_layout, y = run.prepare(layout, x, draw_seed(seed) if training else None)
-        run_forward(run, layout)
+        run.forward()
         return run, layout, out_layout, y
 
     def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
@@ -367,20 +377,6 @@ class Layer:
         if self._latest is None:
             raise RuntimeError("backward needs a forward(training=True) before it")
         return self._latest
-
-
-def run_forward(run: Pass, layout: Layout) -> None:
-    """Forward of all rows, on as many threads as are worth it."""
-    ranges = layout.row_ranges(parts_for(layout, run.operations))
-    run_parts(lambda part: run.forward(*ranges[part]), len(ranges))
-
-
-def run_backward(run: Pass, layout: Layout) -> None:
-    """Backward of all rows, then the gradients of the parameters."""
-    parts = parts_for(layout, run.operations)
-    ranges = layout.row_ranges(parts)
-    run_parts(lambda part: run.backward(*ranges[part]), len(ranges))
-    run_parts(lambda part: run.weight_gradients(part, parts), parts)
 
 
 def _float_dtype_of(x: Any) -> str:

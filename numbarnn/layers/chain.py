@@ -18,11 +18,6 @@ class Chain:
         Built layers that fit one another.
     training : bool
         Keep what backward needs, and apply dropout.
-
-    Attributes
-    ----------
-    operations : int
-        Multiplications and additions of the latest forward.
     """
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
@@ -30,20 +25,17 @@ class Chain:
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]
         # Below the first layer with parameters nothing asks for a gradient.
         self.first_trained = trained[0] if trained else len(layers)
-        self.operations = 0
 
     def prepare(self, layout: Layout, x: np.ndarray, seed: int) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
-        self.operations = 0
         for i, run in enumerate(self.passes):
             layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.training else None)
-            self.operations += run.operations
         return layout, x
 
-    def forward(self, start: int, stop: int) -> None:
-        """Compute the output of some rows."""
+    def forward(self) -> None:
+        """Compute the output."""
         for run in self.passes:
-            run.forward(start, stop)
+            run.forward()
 
     def prepare_backward(self, dy: np.ndarray) -> None:
         """Take the matrix that will hold the gradient of the output."""
@@ -52,12 +44,8 @@ class Chain:
             if dx is not None:
                 dy = dx
 
-    def backward(self, start: int, stop: int) -> None:
-        """Compute the gradients inside for some rows, from the output gradient of the same rows."""
+    def backward(self) -> None:
+        """Compute the gradients of all parameters."""
         for run in reversed(self.passes[self.first_trained :]):
-            run.backward(start, stop)
-
-    def weight_gradients(self, part: int, parts: int) -> None:
-        """Compute one share of the gradients of all parameters."""
-        for run in self.passes[self.first_trained :]:
-            run.weight_gradients(part, parts)
+            run.backward()
+            run.weight_gradients()

@@ -8,9 +8,9 @@ from numbarnn.engine.affine import (
     affine_forward,
     affine_weight_gradients,
 )
-from numbarnn.engine.host import lanes, padded
-from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for, unpack_matrix
-from numbarnn.engine.threads import even_ranges
+from numbarnn.engine.host import padded
+from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
+from numbarnn.engine.threads import even_cuts, run
 from numbarnn.engine.tile import PANEL_VECTORS
 from numbarnn.layers.base import Layer, Pass, check_choice, check_size
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
@@ -21,49 +21,45 @@ class DensePass(Pass):
 
     def prepare(self, layout, x, seed):
         layer = self.layer
-        self.layout, self.x = layout, x
+        self.begin(layout, 2 * layout.total * layer.flat_values.size)
+        self.x = x
         layer.pack()
         self.y = self.buffers.matrix("y", layout.total, padded(layer.units, layer.dtype))
-        self.operations = 2 * layout.total * layer.flat_values.size
         return layout, self.y
 
-    def forward(self, start, stop):
+    def forward(self):
         layer, layout = self.layer, self.layout
-        affine_forward(
-            self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
-            layout.active, layout.offset, start, stop,
+        self.run(
+            affine_forward, self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
+            layout.active, layout.offset,
         )  # fmt: skip
 
     def prepare_backward(self, dy, need_dx):
         layer, rows = self.layer, self.layout.total
         self.dy = dy
         self.dsums = self.buffers.matrix("dsums", rows, self.y.shape[1])
-        columns = padded(layer._known_input_size(), layer.dtype)
+        columns = padded(layer.known_input_size, layer.dtype)
         self.dx = self.buffers.matrix("dx", rows if need_dx else 0, columns)
         return self.dx if need_dx else None
 
-    def backward(self, start, stop):
+    def backward(self):
         layer, layout = self.layer, self.layout
-        affine_backward(
-            self.y, self.dy, self.dsums, layer.activation_code, layer.panels_back, layer.zeros, self.dx,
-            layout.active, layout.offset, start, stop,
+        self.run(
+            affine_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_back,
+            layer.zeros, self.dx, layout.active, layout.offset,
         )  # fmt: skip
 
-    def weight_gradients(self, part, parts):
+    def weight_gradients(self):
         layer = self.layer
         panels = layer.panels.shape[0]
-        first, stop = even_ranges(panels, parts)[part]
-        if first == stop:
-            return
-        vectors = self.y.shape[1] // lanes(layer.dtype)
+        parts = min(self.parts, panels)
         dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
         dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
-        first, stop = first * PANEL_VECTORS, min(stop * PANEL_VECTORS, vectors)
-        affine_weight_gradients(self.x, self.dsums, self.layout.total, dpanels, dbias, first, stop)
-        width = lanes(layer.dtype)
-        unpack_matrix(dpanels, layer.column_map, first * width, stop * width, layer._gradients["weight"])
-        begin, end = first * width, min(stop * width, layer.units)
-        layer._gradients["bias"][begin:end] = dbias[begin:end]
+        run(
+            affine_weight_gradients, parts, even_cuts(panels, parts), self.x, self.dsums, self.layout.total,
+            dpanels, dbias, layer.column_map, layer.gradients["weight"],
+        )  # fmt: skip
+        layer.gradients["bias"][:] = dbias[: layer.units]
 
 
 class Dense(Layer):
@@ -142,6 +138,6 @@ class Dense(Layer):
         """Bring the packed weights up to date."""
         with self._packing:
             if self._packed_version != self.version:
-                pack_matrix(self._values["weight"], self.column_map, self.panels, self.panels_back)
-                self.packed_bias[: self.units] = self._values["bias"]
+                pack_matrix(self.values["weight"], self.column_map, self.panels, self.panels_back)
+                self.packed_bias[: self.units] = self.values["bias"]
                 self._packed_version = self.version

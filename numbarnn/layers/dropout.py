@@ -8,31 +8,30 @@ class DropoutPass(Pass):
     layer: "Dropout"
 
     def prepare(self, layout, x, seed):
-        self.layout, self.x = layout, x
+        self.begin(layout, layout.total * x.shape[1])
+        self.x = x
         self.drops = self.training and self.layer.rate > 0.0
         self.y = self.buffers.matrix("y", *x.shape) if self.drops else x
         self.seed = seed_of(seed) if self.drops else None
         return layout, self.y
 
-    def forward(self, start, stop):
+    def forward(self):
         if self.drops:
-            self._drop(self.x, self.y, start, stop)
+            self._drop(self.x, self.y)
 
-    def _drop(self, x, y, start, stop):
+    def _drop(self, x, y):
         layout, layer = self.layout, self.layer
-        drop(
-            x, y, layer._known_input_size(), layer.rate, self.seed, layout.order, layout.active,
-            layout.offset, start, stop,
-        )  # fmt: skip
+        size = layer.known_input_size
+        self.run(drop, x, y, size, layer.rate, self.seed, layout.order, layout.active, layout.offset)
 
     def prepare_backward(self, dy, need_dx):
         self.dy = dy
         self.dx = self.buffers.matrix("dx", *dy.shape) if self.drops else dy
         return self.dx if need_dx else None
 
-    def backward(self, start, stop):
+    def backward(self):
         if self.drops:
-            self._drop(self.dy, self.dx, start, stop)
+            self._drop(self.dy, self.dx)
 
 
 class Dropout(Layer):

@@ -2,16 +2,18 @@
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
 from numbarnn.engine.host import padded
-from numbarnn.engine.threads import even_ranges
+from numbarnn.engine.threads import even_cuts, run
 from numbarnn.layers.base import Layer, Pass, check_size
 from numbarnn.sequences import Layout, Steps, describe_place, pack_tokens
 
 
-@kernel
-def _look_up(table, tokens, y, active, offset, row_start, row_stop):
-    """y[n] = table[tokens[n]] for a range of rows."""
+@inlined
+def _look_up_rows(part, arguments):
+    cuts, table, tokens, y, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             for j in range(table.shape[1]):
@@ -19,8 +21,15 @@ def _look_up(table, tokens, y, active, offset, row_start, row_stop):
 
 
 @kernel
-def _add_up(tokens, dy, dtable, first_column, stop_column):
-    """dtable[tokens[n]] += dy[n] for a range of columns, in the order of n whatever the threads."""
+def _look_up(team, cuts, table, tokens, y, active, offset):
+    """y[n] = table[tokens[n]]."""
+    fork(team, cuts.size - 1, _look_up_rows, (cuts, table, tokens, y, active, offset))
+
+
+@inlined
+def _add_up_columns(part, arguments):
+    cuts, tokens, dy, dtable = arguments
+    first_column, stop_column = cuts[part], cuts[part + 1]
     for token in range(dtable.shape[0]):
         for j in range(first_column, stop_column):
             dtable[token, j] = 0.0
@@ -29,29 +38,35 @@ def _add_up(tokens, dy, dtable, first_column, stop_column):
             dtable[tokens[n], j] += dy[n, j]
 
 
+@kernel
+def _add_up(team, cuts, tokens, dy, dtable):
+    """dtable[tokens[n]] += dy[n], in the order of n whatever the threads; `cuts` are between columns."""
+    fork(team, cuts.size - 1, _add_up_columns, (cuts, tokens, dy, dtable))
+
+
 class EmbeddingPass(Pass):
     layer: "Embedding"
 
     def prepare(self, layout, x, seed):
-        self.layout, self.tokens = layout, x
+        self.begin(layout, layout.total * self.layer.dim)
+        self.tokens = x
         self.y = self.buffers.matrix("y", layout.total, padded(self.layer.dim, self.layer.dtype))
-        self.operations = layout.total * self.layer.dim
         return layout, self.y
 
-    def forward(self, start, stop):
-        layout = self.layout
-        table = self.layer._values["weight"]
-        _look_up(table, self.tokens, self.y, layout.active, layout.offset, start, stop)
+    def forward(self):
+        table = self.layer.values["weight"]
+        self.run(_look_up, table, self.tokens, self.y, self.layout.active, self.layout.offset)
 
     def prepare_backward(self, dy, need_dx):
         self.dy = dy
 
-    def backward(self, start, stop):
+    def backward(self):
         """Tokens have no gradient."""
 
-    def weight_gradients(self, part, parts):
-        first, stop = even_ranges(self.layer.dim, parts)[part]
-        _add_up(self.tokens, self.dy, self.layer._gradients["weight"], first, stop)
+    def weight_gradients(self):
+        parts = min(self.parts, self.layer.dim)
+        cuts = even_cuts(self.layer.dim, parts)
+        run(_add_up, parts, cuts, self.tokens, self.dy, self.layer.gradients["weight"])
 
 
 class Embedding(Layer):

@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
 from numbarnn.layers.base import Layer, Pass
 
 
-@kernel
-def _mean_forward(x, y, lengths, active, offset, row_start, row_stop):
-    """y[b] = the mean over time of row b, summed in the order of time."""
+@inlined
+def _mean_forward_rows(part, arguments):
+    cuts, x, y, lengths, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for b in range(row_start, row_stop):
         for j in range(x.shape[1]):
             y[b, j] = 0.0
@@ -23,8 +25,15 @@ def _mean_forward(x, y, lengths, active, offset, row_start, row_stop):
 
 
 @kernel
-def _mean_backward(dy, dx, lengths, active, offset, row_start, row_stop):
-    """`_mean_forward` undone: every step gets an equal share."""
+def _mean_forward(team, cuts, x, y, lengths, active, offset):
+    """y[b] = the mean over time of row b, summed in the order of time."""
+    fork(team, cuts.size - 1, _mean_forward_rows, (cuts, x, y, lengths, active, offset))
+
+
+@inlined
+def _mean_backward_rows(part, arguments):
+    cuts, dy, dx, lengths, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for b in range(row_start, min(row_stop, active[t])):
             share = dy.dtype.type(1.0 / lengths[b])
@@ -33,8 +42,15 @@ def _mean_backward(dy, dx, lengths, active, offset, row_start, row_stop):
 
 
 @kernel
-def _max_forward(x, y, winners, active, offset, row_start, row_stop):
-    """y[b] = the maximum over time of row b; winners, the step it came from (the first; NaN wins)."""
+def _mean_backward(team, cuts, dy, dx, lengths, active, offset):
+    """`_mean_forward` undone: every step gets an equal share."""
+    fork(team, cuts.size - 1, _mean_backward_rows, (cuts, dy, dx, lengths, active, offset))
+
+
+@inlined
+def _max_forward_rows(part, arguments):
+    cuts, x, y, winners, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for b in range(row_start, row_stop):
         for j in range(x.shape[1]):
             y[b, j] = x[b, j]
@@ -49,8 +65,15 @@ def _max_forward(x, y, winners, active, offset, row_start, row_stop):
 
 
 @kernel
-def _max_backward(dy, dx, winners, active, offset, row_start, row_stop):
-    """`_max_forward` undone: the winning step gets all."""
+def _max_forward(team, cuts, x, y, winners, active, offset):
+    """y[b] = the maximum over time of row b; winners, the step it came from (the first; NaN wins)."""
+    fork(team, cuts.size - 1, _max_forward_rows, (cuts, x, y, winners, active, offset))
+
+
+@inlined
+def _max_backward_rows(part, arguments):
+    cuts, dy, dx, winners, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
     zero = dy.dtype.type(0.0)
     for t in range(active.size):
         for b in range(row_start, min(row_stop, active[t])):
@@ -58,9 +81,16 @@ def _max_backward(dy, dx, winners, active, offset, row_start, row_stop):
                 dx[offset[t] + b, j] = dy[b, j] if winners[b, j] == t else zero
 
 
+@kernel
+def _max_backward(team, cuts, dy, dx, winners, active, offset):
+    """`_max_forward` undone: the winning step gets all."""
+    fork(team, cuts.size - 1, _max_backward_rows, (cuts, dy, dx, winners, active, offset))
+
+
 class _PoolingPass(Pass):
     def prepare(self, layout, x, seed):
-        self.layout, self.x = layout, x
+        self.begin(layout, layout.total * x.shape[1])
+        self.x = x
         self.y = self.buffers.matrix("y", layout.rows, x.shape[1])
         return layout.last, self.y
 
@@ -71,13 +101,13 @@ class _PoolingPass(Pass):
 
 
 class MeanPass(_PoolingPass):
-    def forward(self, start, stop):
+    def forward(self):
         layout = self.layout
-        _mean_forward(self.x, self.y, layout.lengths, layout.active, layout.offset, start, stop)
+        self.run(_mean_forward, self.x, self.y, layout.lengths, layout.active, layout.offset)
 
-    def backward(self, start, stop):
+    def backward(self):
         layout = self.layout
-        _mean_backward(self.dy, self.dx, layout.lengths, layout.active, layout.offset, start, stop)
+        self.run(_mean_backward, self.dy, self.dx, layout.lengths, layout.active, layout.offset)
 
 
 class MaxPass(_PoolingPass):
@@ -85,13 +115,13 @@ class MaxPass(_PoolingPass):
         self.winners = np.empty((layout.rows, x.shape[1]), np.int64)
         return super().prepare(layout, x, seed)
 
-    def forward(self, start, stop):
+    def forward(self):
         layout = self.layout
-        _max_forward(self.x, self.y, self.winners, layout.active, layout.offset, start, stop)
+        self.run(_max_forward, self.x, self.y, self.winners, layout.active, layout.offset)
 
-    def backward(self, start, stop):
+    def backward(self):
         layout = self.layout
-        _max_backward(self.dy, self.dx, self.winners, layout.active, layout.offset, start, stop)
+        self.run(_max_backward, self.dy, self.dx, self.winners, layout.active, layout.offset)
 
 
 class _Pooling(Layer):

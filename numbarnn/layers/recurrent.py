@@ -1,4 +1,4 @@
-"""RNN, LSTM and GRU: stacked and bidirectional layers of one cell, driven by the scan."""
+"""RNN, LSTM and GRU: stacked and bidirectional layers of one cell."""
 
 from typing import Any
 
@@ -6,286 +6,21 @@ import numpy as np
 
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
-from numbarnn.engine import scan
-from numbarnn.engine.host import lanes, padded
-from numbarnn.engine.packing import (
-    aligned_zeros,
-    gate_map,
-    pack_recurrent,
-    pack_recurrent_back,
-    panels_for,
-    unpack_recurrent,
-)
-from numbarnn.engine.random import drop, seed_of
-from numbarnn.engine.threads import even_ranges
-from numbarnn.engine.tile import PANEL_VECTORS
+from numbarnn.engine.host import padded
+from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.base import (
     Layer,
-    Pass,
     check_choice,
     check_flag,
     check_rate,
     check_size,
     draw_seed,
-    run_backward,
-    run_forward,
 )
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
+from numbarnn.layers.recurrent_pass import PackedDirection, RecurrentPass
 from numbarnn.sequences import Steps, layout_of, pack_steps, read_like, unpack_steps
 
-SCRATCH_ROWS = 64  # rows of gate sums that a prediction keeps at a time, at least one step
 NO_BIAS = {np.dtype(name): np.zeros(0, name) for name in ("float32", "float64")}
-
-
-class PackedDirection:
-    """The weights of one layer and direction as the scan reads them, with room for their gradients."""
-
-    def __init__(self, cell: Cell, input_size: int, hidden_size: int, dtype) -> None:
-        self.cell = cell
-        self.input_map = gate_map(cell.input_gates, hidden_size, dtype)
-        self.recurrent_map = gate_map(cell.recurrent_gates, hidden_size, dtype)
-        vectors = cell.window if cell.apart else PANEL_VECTORS
-        units = padded(hidden_size, dtype)
-        self.groups = units // lanes(dtype)
-        self.weights = cell.weights(
-            panels_for(self.input_map.size, input_size, vectors, dtype),
-            panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
-            aligned_zeros(cell.slots * units, dtype),
-        )
-        self.input_back = panels_for(padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype)
-        self.recurrent_back = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
-        self.groups_at_once = max(1, vectors // cell.slots)
-
-    def pack(self, weight_ih, weight_hh, bias_ih, bias_hh) -> None:
-        pack_recurrent(
-            weight_ih, weight_hh, bias_ih, bias_hh, self.input_map, self.recurrent_map, self.cell.slots,
-            *self.weights,
-        )  # fmt: skip
-
-    def pack_back(self, weight_ih, weight_hh) -> None:
-        pack_recurrent_back(
-            weight_ih, weight_hh, self.input_map, self.recurrent_map, self.input_back, self.recurrent_back
-        )
-
-
-class RecurrentPass(Pass):
-    """Buffers of one forward and backward through a stack of layers.
-
-    States, gates and gradients of layer l and direction d stand under the index ``k = l * D + d``.
-    """
-
-    layer: "Recurrent"
-
-    def prepare(self, layout, x, seed, initial_state=None, sequence=None):
-        """As `Pass.prepare`; `initial_state` holds (L * D, B, H) arrays in the order of the layout's rows."""
-        layer, buffers = self.layer, self.buffers
-        self.sequence = layer.return_sequences if sequence is None else sequence
-        self.layout, self.seed = layout, seed
-        self.packed = layer.packed(self.training)
-        units = padded(layer.hidden_size, layer.dtype)
-        state_count = len(layer.cell.states)
-        gate_width = layer.cell.slots * units
-        self.states, self.gates = [], []
-        for k in range(layer.num_layers * layer.directions):
-            states = tuple(
-                buffers.matrix(("state", k, s), layout.rows + layout.total, units) for s in range(state_count)
-            )
-            first_rows = self._first_rows(k)
-            for s, state in enumerate(states):
-                state[first_rows] = 0.0
-                if initial_state is not None:
-                    state[first_rows, : layer.hidden_size] = initial_state[s][k]
-            self.states.append(states)
-            if self.training:
-                self.gates.append(buffers.matrix(("gates", k), layout.total, gate_width))
-        width = layer.directions * layer.hidden_size
-        self.inputs = [x]
-        for level in range(layer.num_layers):
-            last = level == layer.num_layers - 1
-            if not last or self.sequence:
-                dropped = not last and self.training and layer.dropout > 0.0
-                self.inputs.append(self._output_matrix(level, dropped, padded(width, layer.dtype)))
-        if not self.sequence:
-            self.inputs.append(buffers.matrix("last", layout.rows, padded(width, layer.dtype)))
-        self.operations = 2 * layout.total * layer.flat_values.size
-        return (layout if self.sequence else layout.last), self.inputs[-1]
-
-    def _first_rows(self, k):
-        """Rows of the initial state among the states."""
-        reverse = k % self.layer.directions
-        return self.layout.last_state_rows if reverse else self.layout.first_state_rows
-
-    def _final_rows(self, k):
-        """Rows of the final state among the states."""
-        reverse = k % self.layer.directions
-        return self.layout.first_state_rows if reverse else self.layout.last_state_rows
-
-    def _output_rows(self, k):
-        """Row among the states of every step's output."""
-        reverse = k % self.layer.directions
-        return self.layout.slot_rows if reverse else self.layout.next_slot_rows
-
-    def _output_matrix(self, level, dropped, width):
-        """Outputs of a level. Of a single direction they are the states themselves, without a copy."""
-        if self.layer.directions == 1 and not dropped:
-            return self.states[level][0][self.layout.rows :]
-        return self.buffers.matrix(("output", level), self.layout.total, width)
-
-    def forward(self, start, stop):
-        layer, layout = self.layer, self.layout
-        for level in range(layer.num_layers):
-            for direction in range(layer.directions):
-                k = level * layer.directions + direction
-                gates = self.gates[k] if self.training else self._scratch(stop - start)
-                scan.forward(
-                    self.packed[k].weights, self.inputs[level], self.states[k], gates, self.training,
-                    layout.active, layout.offset, layout.slot, start, stop, direction == 1,
-                )  # fmt: skip
-            if level < layer.num_layers - 1 or self.sequence:
-                self._join_outputs(level, start, stop)
-        if not self.sequence:
-            for direction in range(layer.directions):
-                k = (layer.num_layers - 1) * layer.directions + direction
-                column = direction * layer.hidden_size
-                last = self.states[k][0][self._final_rows(k)[start:stop], : layer.hidden_size]
-                self.inputs[-1][start:stop, column : column + layer.hidden_size] = last
-
-    def _scratch(self, rows):
-        gate_width = self.layer.cell.slots * padded(self.layer.hidden_size, self.layer.dtype)
-        steps = max(1, SCRATCH_ROWS // rows)
-        return aligned_zeros((rows * steps, gate_width), self.layer.dtype)
-
-    def _join_outputs(self, level, start, stop):
-        layer, layout, target = self.layer, self.layout, self.inputs[level + 1]
-        if layer.directions == 2:
-            for direction in range(2):
-                k = level * 2 + direction
-                scan.copy_outputs(
-                    self.states[k][0], target, direction * layer.hidden_size, layer.hidden_size,
-                    layout.active, layout.offset, layout.slot, start, stop, direction == 1,
-                )  # fmt: skip
-        if self._drops(level):
-            source = target if layer.directions == 2 else self.states[level][0][layout.rows :]
-            self._drop(level, source, target, start, stop)
-
-    def _drops(self, level):
-        return level < self.layer.num_layers - 1 and self.training and self.layer.dropout > 0.0
-
-    def _drop(self, level, source, target, start, stop):
-        layout, width = self.layout, self.layer.directions * self.layer.hidden_size
-        seed = seed_of(self.seed, level)
-        drop(
-            source, target, width, self.layer.dropout, seed, layout.order, layout.active, layout.offset,
-            start, stop,
-        )  # fmt: skip
-
-    def prepare_backward(self, dy, need_dx, dstate=None):
-        """As `Pass.prepare_backward`; `dstate` holds (L * D, B, H) arrays in the order of the rows."""
-        layer, layout, buffers = self.layer, self.layout, self.buffers
-        self.dy = dy
-        units = padded(layer.hidden_size, layer.dtype)
-        self.carries = []
-        for k in range(layer.num_layers * layer.directions):
-            carry = tuple(
-                buffers.matrix(("carry", k, s), layout.rows, units) for s in range(len(layer.cell.states))
-            )
-            for s, part in enumerate(carry):
-                part[...] = 0.0
-                if dstate is not None:
-                    part[:, : layer.hidden_size] = dstate[s][k]
-            self.carries.append(carry)
-        self.dinputs = []
-        for level in range(layer.num_layers):
-            columns = padded(self.inputs_of(level), layer.dtype)
-            wanted = level > 0 or need_dx
-            self.dinputs.append(buffers.matrix(("dx", level), layout.total, columns) if wanted else None)
-        return self.dinputs[0]
-
-    def inputs_of(self, level):
-        """Features that a level takes."""
-        layer = self.layer
-        return layer._known_input_size() if level == 0 else layer.directions * layer.hidden_size
-
-    def backward(self, start, stop):
-        layer, layout = self.layer, self.layout
-        for level in reversed(range(layer.num_layers)):
-            last = level == layer.num_layers - 1
-            has_dy = self.sequence or not last
-            dy = self.dy if last else self.dinputs[level + 1]
-            if self._drops(level):
-                self._drop(level, dy, dy, start, stop)
-            for direction in range(layer.directions):
-                k = level * layer.directions + direction
-                column = direction * layer.hidden_size
-                if not has_dy:
-                    self.carries[k][0][start:stop, : layer.hidden_size] += dy[
-                        start:stop, column : column + layer.hidden_size
-                    ]
-                packed = self.packed[k]
-                scan.backward(
-                    packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy, column, has_dy,
-                    self.carries[k], layout.active, layout.offset, layout.slot, start, stop, direction == 1,
-                )  # fmt: skip
-                dx = self.dinputs[level]
-                if dx is not None:
-                    begin, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
-                    scan.input_gradients(
-                        packed.weights, packed.input_back, self.gates[k], begin, stride, dx,
-                        layout.active, layout.offset, start, stop,
-                    )  # fmt: skip
-
-    def weight_gradients(self, part, parts):
-        layer, layout = self.layer, self.layout
-        blocks = [-(-packed.groups // packed.groups_at_once) for packed in self.packed]
-        first, stop = even_ranges(sum(blocks), parts)[part]
-        before = 0
-        for k, (packed, count) in enumerate(zip(self.packed, blocks, strict=True)):
-            begin, end = max(first - before, 0), min(stop - before, count)
-            before += count
-            if begin < end:
-                groups = begin * packed.groups_at_once, min(end * packed.groups_at_once, packed.groups)
-                level, direction = divmod(k, layer.directions)
-                dweights = self._packed_gradients(k)
-                scan.weight_gradients(
-                    packed.weights, self.inputs[level], self.states[k][0], self.gates[k],
-                    layout.next_slot_rows if direction else layout.slot_rows, *dweights, *groups,
-                )  # fmt: skip
-                unpack_recurrent(
-                    *dweights, packed.input_map, packed.recurrent_map, layer.cell.slots, *groups,
-                    *layer.direction_arrays(layer._gradients, k),
-                )  # fmt: skip
-
-    def _packed_gradients(self, k):
-        """Room for gradients shaped like the packed weights."""
-        return tuple(
-            self.buffers.matrix(("dweights", k, i), array.shape[0], array[0].size).reshape(array.shape)
-            if array.ndim > 1
-            else self.buffers.matrix(("dweights", k, i), 1, array.size)[0]
-            for i, array in enumerate(self.packed[k].weights)
-        )
-
-    def final_states(self):
-        """Tuple of (L * D, B, H) arrays, one a state, in the caller's order of rows."""
-        places, hidden = self.layout.places, self.layer.hidden_size
-        result = tuple(self._state_array() for _ in self.layer.cell.states)
-        for k, states in enumerate(self.states):
-            rows = self._final_rows(k)[places]
-            for target, state in zip(result, states, strict=True):
-                target[k] = state[rows, :hidden]
-        return result
-
-    def initial_gradients(self):
-        """Tuple of (L * D, B, H) arrays: gradients of the initial states, in the caller's order of rows."""
-        places, hidden = self.layout.places, self.layer.hidden_size
-        result = tuple(self._state_array() for _ in self.layer.cell.states)
-        for k, carry in enumerate(self.carries):
-            for target, part in zip(result, carry, strict=True):
-                target[k] = part[places, :hidden]
-        return result
-
-    def _state_array(self):
-        layer = self.layer
-        return np.empty((len(self.states), self.layout.rows, layer.hidden_size), layer.dtype)
 
 
 class Recurrent(Layer):
@@ -375,7 +110,7 @@ class Recurrent(Layer):
         super().build(input_size, seed)
         self._packed = []
         for k in range(self.num_layers * self.directions):
-            weight_ih = self.direction_arrays(self._values, k)[0]
+            weight_ih = self.direction_arrays(self.values, k)[0]
             self._packed.append(PackedDirection(self.cell, weight_ih.shape[1], self.hidden_size, self.dtype))
         self._packed_version = self._packed_back_version = -1
 
@@ -385,18 +120,18 @@ class Recurrent(Layer):
         suffix = f"_l{level}" + ("_reverse" if direction else "")
         no_bias = NO_BIAS[self.dtype]
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return [arrays.get(f"{name}{suffix}", no_bias) for name in names]
+        return tuple(arrays.get(f"{name}{suffix}", no_bias) for name in names)
 
     def packed(self, with_back: bool) -> list[PackedDirection]:
         """The packed weights, brought up to date."""
         with self._packing:
             if self._packed_version != self.version:
                 for k, packed in enumerate(self._packed):
-                    packed.pack(*self.direction_arrays(self._values, k))
+                    packed.pack(*self.direction_arrays(self.values, k))
                 self._packed_version = self.version
             if with_back and self._packed_back_version != self.version:
                 for k, packed in enumerate(self._packed):
-                    packed.pack_back(*self.direction_arrays(self._values, k)[:2])
+                    packed.pack_back(*self.direction_arrays(self.values, k)[:2])
                 self._packed_back_version = self.version
         return self._packed
 
@@ -444,7 +179,7 @@ class Recurrent(Layer):
         if not self.built:
             self.build(steps.width())
         _, y = run.prepare(layout, packed_x, draw_seed(seed) if training else None, initial, sequence=True)
-        run_forward(run, layout)
+        run.forward()
         result = unpack_steps(y, self.output_size(0), steps.form, layout)
         state = self._hand_out(run.final_states())
         self._keep(run, steps.form, layout, steps.form, layout)
@@ -489,11 +224,12 @@ class Recurrent(Layer):
             run.buffers.matrix("dy", layout.total, padded(flat.shape[1], self.dtype)),
         )
         dx = run.prepare_backward(packed, input_gradient, dfinal)
-        run_backward(run, layout)
+        run.backward()
+        run.weight_gradients()
         dinitial = self._hand_out(run.initial_gradients())
         if dx is None:
             return None, dinitial
-        return unpack_steps(dx, self._known_input_size(), form, layout), dinitial
+        return unpack_steps(dx, self.known_input_size, form, layout), dinitial
 
     def step(self, x_t, state=None):
         """Advance by one time step, for streaming.

@@ -8,8 +8,7 @@ import numpy as np
 
 from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.random import seed_of
-from numbarnn.engine.threads import run_parts
-from numbarnn.layers.base import Buffers, Layer, parts_for
+from numbarnn.layers.base import Buffers, Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.clipping import clip_by_norm, clip_by_value, global_norm
@@ -41,10 +40,7 @@ class Scored:
 
 
 class TrainingStep:
-    """One step of gradient descent after the other, on buffers that are allocated once.
-
-    A step is two parallel regions: forward, loss and backward by rows; gradients of the parameters by columns.
-    """
+    """One step of gradient descent after the other, on buffers that are allocated once."""
 
     def __init__(self, layers: Sequence[Layer], loss: Loss, size: int) -> None:
         self.loss, self.size = loss, size
@@ -63,20 +59,12 @@ class TrainingStep:
         total_weight = float(batch.weights.sum())
         scale = 1.0 / total_weight if total_weight > 0.0 else 0.0
         self.chain.prepare_backward(dy)
-        parts = parts_for(batch.layout, self.chain.operations)
-        ranges = batch.layout.row_ranges(parts)
-
-        def by_rows(part: int) -> None:
-            start, stop = ranges[part]
-            self.chain.forward(start, stop)
-            self.loss.rows(
-                y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
-                layout.active, layout.offset, start, stop,
-            )  # fmt: skip
-            self.chain.backward(start, stop)
-
-        run_parts(by_rows, len(ranges))
-        run_parts(lambda part: self.chain.weight_gradients(part, parts), parts)
+        self.chain.forward()
+        self.loss.rows(
+            y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
+            layout.active, layout.offset, 0, layout.rows,
+        )  # fmt: skip
+        self.chain.backward()
         scored.add(losses, scores, batch.weights)
         return float(np.sum(losses * batch.weights)) * scale
 
@@ -93,27 +81,12 @@ def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size
         batch = samples.batch(rows)
         layout, y = chain.prepare(batch.layout, batch.x, 0)
         losses, scores = np.empty(layout.total), np.empty(layout.total)
-        scratch = np.empty_like(y)
-        ranges = batch.layout.row_ranges(parts_for(batch.layout, chain.operations))
-
-        def by_rows(
-            part,
-            ranges=ranges,
-            batch=batch,
-            layout=layout,
-            y=y,
-            losses=losses,
-            scores=scores,
-            scratch=scratch,
-        ):
-            start, stop = ranges[part]
-            chain.forward(start, stop)
-            loss.rows(
-                y, size, batch.targets, batch.weights, 0.0, losses, scores, scratch,
-                layout.active, layout.offset, start, stop,
-            )  # fmt: skip
-
-        run_parts(by_rows, len(ranges))
+        chain.forward()
+        # There is no use for the gradient: it may overwrite the outputs.
+        loss.rows(
+            y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
+            layout.active, layout.offset, 0, layout.rows,
+        )  # fmt: skip
         scored.add(losses, scores, batch.weights)
     return scored.logs(loss.metric, prefix)
 
@@ -166,8 +139,8 @@ def fit(
                     if not (np.isfinite(value) and np.isfinite(norm)):
                         raise FloatingPointError(
                             f"the loss is {value} and its gradient's norm {norm} in epoch {epoch + 1}, step"
-                            f" {i + 1} of {len(pieces)}, at a learning rate of {rate:g}: training has diverged."
-                            " Lower the learning rate, set clip_norm, or scale the inputs"
+                            f" {i + 1} of {len(pieces)}, at a learning rate of {rate:g}: training has"
+                            " diverged. Lower the learning rate, set clip_norm, or scale the inputs"
                         )
                     if clip_value is not None:
                         clip_by_value(step.gradients, clip_value)

@@ -95,7 +95,7 @@ class _Bar:
 
 
 class _Lines:
-    """Aligned lines, the last of which is kept back until it is known whether another one comes soon."""
+    """Aligned lines; one that comes too soon after another is kept back, and shown if none follows it."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -111,7 +111,7 @@ class _Lines:
         width = len(str(self._epochs))
         numbers = "".join(f"  {name} {value:<10.4g}" for name, value in logs.items())
         self._kept_back = f"epoch {self._done:>{width}}/{self._epochs}{numbers}  {left:>5.0f} s left"
-        if now - self._last_line_at >= SECONDS_BETWEEN_LINES or self._done == self._epochs:
+        if now - self._last_line_at >= SECONDS_BETWEEN_LINES:
             self._last_line_at = now
             self.close()
 
@@ -119,7 +119,6 @@ class _Lines:
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        # The latest epoch's line may still be kept back, when a fit was stopped early.
         if self._kept_back:
             self.message(self._kept_back)
             self._kept_back = ""

@@ -154,6 +154,7 @@ def run(kernel: Callable, parts: int, *arguments: Any) -> Any:
     return kernel(ALONE, *arguments)
 
 
+@functools.lru_cache(maxsize=256)
 def even_cuts(count: int, parts: int) -> np.ndarray:
     """``range(count)`` in `parts` pieces of nearly equal size: piece p goes from cut p to cut p + 1."""
     return count * np.arange(parts + 1) // parts

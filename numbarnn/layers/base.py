@@ -63,8 +63,10 @@ class Pass:
     ----------
     layout : Layout
         The present batch's.
-    parts : int
-        Threads that are worth it for the batch.
+    threads : int
+        How many are worth it for the batch.
+    cuts : int64 array
+        How they share the rows.
     """
 
     def __init__(self, layer: "Layer", training: bool) -> None:
@@ -75,12 +77,12 @@ class Pass:
     def begin(self, layout: Layout, operations: int) -> None:
         """Take a batch that costs this many multiplications and additions."""
         self.layout = layout
-        self.parts = max(1, min(get_num_threads(), layout.rows, operations // OPERATIONS_WORTH_A_THREAD))
-        self.cuts = layout.row_cuts(self.parts)
+        self.threads = max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
+        self.cuts = layout.row_cuts(min(self.threads, layout.rows))
 
     def run(self, kernel: Callable, *arguments: Any) -> None:
         """Run a kernel that works on parts of the rows."""
-        run(kernel, self.parts, self.cuts, *arguments)
+        run(kernel, self.cuts.size - 1, self.cuts, *arguments)
 
     def prepare(self, layout: Layout, x: np.ndarray, seed: int | None) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""

@@ -52,7 +52,7 @@ class DensePass(Pass):
     def weight_gradients(self):
         layer = self.layer
         panels = layer.panels.shape[0]
-        parts = min(self.parts, panels)
+        parts = min(self.threads, panels)
         dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
         dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
         run(

@@ -64,7 +64,7 @@ class EmbeddingPass(Pass):
         """Tokens have no gradient."""
 
     def weight_gradients(self):
-        parts = min(self.parts, self.layer.dim)
+        parts = min(self.threads, self.layer.dim)
         cuts = even_cuts(self.layer.dim, parts)
         run(_add_up, parts, cuts, self.tokens, self.dy, self.layer.gradients["weight"])
 

@@ -108,30 +108,34 @@ class Recurrent(Layer):
 
     def build(self, input_size, seed=None):
         super().build(input_size, seed)
-        self._packed = []
-        for k in range(self.num_layers * self.directions):
-            weight_ih = self.direction_arrays(self.values, k)[0]
-            self._packed.append(PackedDirection(self.cell, weight_ih.shape[1], self.hidden_size, self.dtype))
+        self.direction_values = self._by_direction(self.values)
+        self.direction_gradients = self._by_direction(self.gradients)
+        self._packed = [
+            PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
+            for values in self.direction_values
+        ]
         self._packed_version = self._packed_back_version = -1
 
-    def direction_arrays(self, arrays, k):
-        """weight_ih, weight_hh, bias_ih and bias_hh of one layer and direction."""
-        level, direction = divmod(k, self.directions)
-        suffix = f"_l{level}" + ("_reverse" if direction else "")
-        no_bias = NO_BIAS[self.dtype]
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return tuple(arrays.get(f"{name}{suffix}", no_bias) for name in names)
+    def _by_direction(self, arrays):
+        """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
+        result = []
+        for k in range(self.num_layers * self.directions):
+            level, direction = divmod(k, self.directions)
+            suffix = f"_l{level}" + ("_reverse" if direction else "")
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            result.append(tuple(arrays.get(name + suffix, NO_BIAS[self.dtype]) for name in names))
+        return result
 
     def packed(self, with_back: bool) -> list[PackedDirection]:
         """The packed weights, brought up to date."""
         with self._packing:
             if self._packed_version != self.version:
-                for k, packed in enumerate(self._packed):
-                    packed.pack(*self.direction_arrays(self.values, k))
+                for packed, values in zip(self._packed, self.direction_values, strict=True):
+                    packed.pack(*values)
                 self._packed_version = self.version
             if with_back and self._packed_back_version != self.version:
-                for k, packed in enumerate(self._packed):
-                    packed.pack_back(*self.direction_arrays(self.values, k)[:2])
+                for packed, values in zip(self._packed, self.direction_values, strict=True):
+                    packed.pack_back(*values[:2])
                 self._packed_back_version = self.version
         return self._packed
 

@@ -221,12 +221,12 @@ class RecurrentPass(Pass):
         layer, layout = self.layer, self.layout
         for k, packed in enumerate(self.packed):
             level, direction = divmod(k, layer.directions)
-            parts = min(self.parts, packed.blocks)
+            parts = min(self.threads, packed.blocks)
             run(
                 scan.weight_gradients, parts, even_cuts(packed.blocks, parts), packed.weights,
                 self.inputs[level], self.states[k][0], self.gates[k],
                 layout.next_slot_rows if direction else layout.slot_rows, self._packed_gradients(k),
-                packed.input_map, packed.recurrent_map, layer.direction_arrays(layer.gradients, k),
+                packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
             )  # fmt: skip
 
     def _packed_gradients(self, k):

@@ -43,7 +43,37 @@ _PLACES = {
 }
 _MODULES = ("datasets", "kernels")
 
-__all__ = ["__version__", *_PLACES, *_MODULES]  # noqa: PLE0604
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BinaryCrossEntropy",
+    "Callback",
+    "Constant",
+    "CosineDecay",
+    "CrossEntropy",
+    "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Embedding",
+    "History",
+    "Huber",
+    "MaxOverTime",
+    "MeanAbsoluteError",
+    "MeanOverTime",
+    "MeanSquaredError",
+    "RMSprop",
+    "Sequential",
+    "StepDecay",
+    "__version__",
+    "datasets",
+    "get_num_threads",
+    "kernels",
+    "set_num_threads",
+]
 
 if TYPE_CHECKING:
     from numbarnn import datasets, kernels

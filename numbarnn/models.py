@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn import arguments
 from numbarnn.engine.random import seed_of
-from numbarnn.layers.base import Layer, check_flag, check_size, draw_seed
+from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.sequences import Form, Layout, Steps, in_form, scatter_steps, vector_form
 from numbarnn.training.callbacks import Callback, History
@@ -82,8 +83,8 @@ class Sequential:
                     self._needs_time = sequence = True  # only layers below that take sequences as well
                 else:
                     raise ValueError(
-                        f"layer {i} ({layer!r}) needs sequences, and layer {i - 1} ({self.layers[i - 1]!r}) gives"
-                        " one vector a row; set return_sequences=True there"
+                        f"layer {i} ({layer!r}) needs sequences, and layer {i - 1} ({self.layers[i - 1]!r})"
+                        " gives one vector a row; set return_sequences=True there"
                     )
             sequence = layer.gives_sequence(sequence)
 
@@ -99,8 +100,8 @@ class Sequential:
         seed : int, optional
             Fixes the first values of the parameters.
         """
-        size = check_size(input_size, "input_size")
-        seed = draw_seed(seed)
+        size = arguments.count("input_size", input_size)
+        seed = arguments.seed("seed", seed)
         for i, layer in enumerate(self.layers):
             if not layer.built:
                 layer.build(size, seed=int(seed_of(seed, 0, i)))
@@ -152,8 +153,8 @@ class Sequential:
             raise ValueError(f"parameters must be exactly {names}; unknown: {', '.join(map(repr, unknown))}")
         split: list[dict[str, Any]] = [{} for _ in self.layers]
         for name, values in parameters.items():
-            i, _, short = name.partition(".")
-            split[int(i)][short] = values
+            number, _, short = name.partition(".")
+            split[int(number)][short] = values
         for i, layer in enumerate(self.layers):
             layer.check_parameters(split[i], owner=f"layer {i}: ")
         for layer, own in zip(self.layers, split, strict=True):
@@ -271,12 +272,12 @@ class Sequential:
             If the loss or its gradient becomes NaN or infinite.
         """
         chosen_loss, chosen_optimizer = get_loss(loss), get_optimizer(optimizer)
-        epochs, batch_size = check_size(epochs, "epochs"), check_size(batch_size, "batch_size")
-        shuffle, verbose = check_flag(shuffle, "shuffle"), check_flag(verbose, "verbose")
+        epochs, batch_size = arguments.count("epochs", epochs), arguments.count("batch_size", batch_size)
+        shuffle, verbose = arguments.flag("shuffle", shuffle), arguments.flag("verbose", verbose)
         clip_norm, clip_value = _check_limit(clip_norm, "clip_norm"), _check_limit(clip_value, "clip_value")
         if seed is None:
             raise TypeError("seed must be an integer, not None")
-        seed = draw_seed(seed)
+        seed = arguments.seed("seed", seed)
         callbacks = _check_callbacks(callbacks)
         steps = self._read(x, "x")
         size = self._size_of_output(steps.width())
@@ -335,7 +336,7 @@ class Sequential:
             For a classifier with `Dense` last, the logits.
         """
         self._require_built("predict")
-        batch_size = check_size(batch_size, "batch_size")
+        batch_size = arguments.count("batch_size", batch_size)
         steps = self._read(x, "x")
         samples = Samples(steps, self.layers[0].takes_tokens)
         per_step = self._gives_sequence(steps.form)

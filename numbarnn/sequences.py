@@ -6,7 +6,6 @@ valid step, ordered by time and within a time by falling length of the sequence:
 
 import copy
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,7 +201,7 @@ def read_steps(
     return Steps(flat, form)
 
 
-def _read_rows(x: Sequence, dtype, name: str, rank: int, tokens: bool) -> Steps:
+def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
     rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]

@@ -19,9 +19,10 @@ PACKAGE = ROOT / "numbarnn"
 # module's name says its level. A module under no other prefix stands with the face, "numbarnn" itself:
 # it may import everything, and only the face may import it.
 LEVELS = (
+    ("numbarnn.arguments",),
     ("numbarnn.engine", "numbarnn.sequences", "numbarnn.datasets"),
     ("numbarnn.cells",),
-    ("numbarnn.engine.scan", "numbarnn.engine.scan_cuda"),
+    ("numbarnn.engine.scan", "numbarnn.engine.scan_cuda", "numbarnn.engine.step"),
     ("numbarnn.layers", "numbarnn.kernels"),
     ("numbarnn.training",),
     ("numbarnn.models",),

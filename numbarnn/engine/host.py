@@ -9,10 +9,10 @@ from numba.core import config
 
 
 class Registers(NamedTuple):
-    """The vector registers of a processor."""
+    """The vector registers of a processor: bytes in one, and how many there are."""
 
-    bytes: int
-    count: int
+    width: int
+    number: int
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def registers() -> Registers:
 
 def lanes(dtype) -> int:
     """How many numbers of `dtype` one vector register holds."""
-    return registers().bytes // np.dtype(dtype).itemsize
+    return registers().width // np.dtype(dtype).itemsize
 
 
 def padded(size: int, dtype) -> int:

@@ -13,7 +13,7 @@ from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.host import lanes, padded, registers
 from numbarnn.engine.simd import lane_count, load, load_part, store
 
-ALIGNMENT = registers().bytes
+ALIGNMENT = registers().width
 
 
 def aligned_zeros(shape, dtype) -> np.ndarray:

@@ -20,7 +20,7 @@ def _scratch(typingctx, size, like):
     def codegen(context, builder, sig, args):
         element = context.get_data_type(result.dtype)
         data = builder.alloca(element, size=args[0])
-        data.align = registers().bytes
+        data.align = registers().width
         item_bytes = ir.Constant(args[0].type, context.get_abi_sizeof(element))
         array = context.make_array(result)(context, builder)
         context.populate_array(

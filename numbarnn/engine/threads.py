@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn import arguments
 from numbarnn.engine.fork import ALONE, BOARD_WORDS, serve
 
 # Looks at the board, one to three milliseconds, before a worker sleeps: the kernels of a training loop follow
@@ -78,11 +79,7 @@ def set_num_threads(n: int) -> None:
     >>> numbarnn.set_num_threads(before)
     """
     global _thread_count
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"n must be an integer, not {type(n).__name__}")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    _thread_count = int(n)
+    _thread_count = arguments.count("n", n)
 
 
 class _Worker:

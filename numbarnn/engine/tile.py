@@ -19,9 +19,9 @@ from numbarnn.engine.host import lanes, registers
 from numbarnn.engine.simd import call_llvm, element_bytes, llvm_float, mangled, splat
 
 # Vectors in a tile -> rows in the largest one: NV * MR sums, NV of B and one of A fit the registers.
-TILE_ROWS = {1: 8, 2: 8, 3: 8, 4: 6} if registers().count == 32 else {1: 6, 2: 6, 3: 4, 4: 2}
+TILE_ROWS = {1: 8, 2: 8, 3: 8, 4: 6} if registers().number == 32 else {1: 6, 2: 6, 3: 4, 4: 2}
 SMALLER_TILES = (4, 2, 1)  # for the rows that are left over
-PANEL_VECTORS = 4 if registers().count == 32 else 2
+PANEL_VECTORS = 4 if registers().number == 32 else 2
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
 WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
 INDEX = ir.IntType(64)
@@ -266,7 +266,7 @@ def _constant(value):
 
 def _emit_panels(builder, element, given):
     """for each panel: choose the tiles of its width, and go down the rows"""
-    width = registers().bytes // _bytes(element)
+    width = registers().width // _bytes(element)
     panel_vectors, stop = given["panel_vectors"], given["stop_vector"]
     with cgutils.for_range_slice(
         builder, given["first_vector"], stop, panel_vectors, intp=INDEX, inc=True

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from numbarnn.engine.random import seed_of
-from numbarnn.layers.base import Layer, Pass
+from numbarnn.layers.base import Layer
+from numbarnn.layers.passes import Pass
 from numbarnn.sequences import Layout
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from numbarnn import arguments
 from numbarnn.engine.affine import (
     ACTIVATIONS,
     affine_backward,
@@ -12,8 +13,9 @@ from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.threads import even_cuts, run
 from numbarnn.engine.tile import PANEL_VECTORS
-from numbarnn.layers.base import Layer, Pass, check_choice, check_size
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
+from numbarnn.layers.passes import Pass
+from numbarnn.layers.stateless import StatelessLayer
 
 
 class DensePass(Pass):
@@ -62,7 +64,7 @@ class DensePass(Pass):
         layer.gradients["bias"][:] = dbias[: layer.units]
 
 
-class Dense(Layer):
+class Dense(StatelessLayer):
     """Affine map ``activation(x @ weight.T + bias)`` of every step, or of one vector a row.
 
     Parameters
@@ -99,12 +101,14 @@ class Dense(Layer):
         kernel_initializer: str = "glorot_uniform",
     ) -> None:
         super().__init__(dtype)
-        self.units = check_size(units, "units")
+        self.units = arguments.count("units", units)
         if activation is not None:
-            check_choice(activation, [name for name in ACTIVATIONS if name], "activation")
+            arguments.one_of("activation", activation, [name for name in ACTIVATIONS if name])
         self.activation = activation
         self.activation_code = ACTIVATIONS[activation]
-        self.kernel_initializer = check_choice(kernel_initializer, KERNEL_INITIALIZERS, "kernel_initializer")
+        self.kernel_initializer = arguments.one_of(
+            "kernel_initializer", kernel_initializer, KERNEL_INITIALIZERS
+        )
 
     def __repr__(self) -> str:
         return f"Dense({self.units}{f', activation={self.activation!r}' if self.activation else ''})"
@@ -118,7 +122,7 @@ class Dense(Layer):
     def initialize(self, name, shape, rng):
         input_size = self.parameters["weight"].shape[1]
         if name == "weight":
-            return initial_matrix(self.kernel_initializer, *shape, rng, units=input_size)
+            return initial_matrix(self.kernel_initializer, shape[0], shape[1], rng, units=input_size)
         if self.kernel_initializer == "pytorch":
             return initial_matrix("pytorch", 1, shape[0], rng, units=input_size)[0]
         return np.zeros(shape)
@@ -126,12 +130,12 @@ class Dense(Layer):
     def build(self, input_size, seed=None):
         super().build(input_size, seed)
         self.column_map = identity_map(self.units, self.dtype)
-        self.panels = panels_for(self.column_map.size, self.input_size, PANEL_VECTORS, self.dtype)
+        self.panels = panels_for(self.column_map.size, input_size, PANEL_VECTORS, self.dtype)
         self.panels_back = panels_for(
-            padded(self.input_size, self.dtype), self.column_map.size, PANEL_VECTORS, self.dtype
+            padded(input_size, self.dtype), self.column_map.size, PANEL_VECTORS, self.dtype
         )
         self.packed_bias = aligned_zeros(self.column_map.size, self.dtype)
-        self.zeros = aligned_zeros(padded(self.input_size, self.dtype), self.dtype)
+        self.zeros = aligned_zeros(padded(input_size, self.dtype), self.dtype)
         self._packed_version = -1
 
     def pack(self) -> None:

@@ -1,7 +1,9 @@
 """Dropout: numbers left out at random while training."""
 
+from numbarnn import arguments
 from numbarnn.engine.random import drop, seed_of
-from numbarnn.layers.base import Layer, Pass, check_rate
+from numbarnn.layers.passes import Pass
+from numbarnn.layers.stateless import StatelessLayer
 
 
 class DropoutPass(Pass):
@@ -34,7 +36,7 @@ class DropoutPass(Pass):
             self._drop(self.dy, self.dx)
 
 
-class Dropout(Layer):
+class Dropout(StatelessLayer):
     """Sets numbers to 0 at random while training, and scales the others so that the mean stays.
 
     Parameters
@@ -63,7 +65,7 @@ class Dropout(Layer):
     def __init__(self, rate: float, *, dtype: str | None = None) -> None:
         super().__init__(dtype or "float32")
         self.follows_input_dtype = dtype is None
-        self.rate = check_rate(rate, "rate")
+        self.rate = arguments.fraction("rate", rate)
 
     def __repr__(self) -> str:
         return f"Dropout({self.rate})"

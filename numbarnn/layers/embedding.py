@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from numbarnn import arguments
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.host import padded
 from numbarnn.engine.threads import even_cuts, run
-from numbarnn.layers.base import Layer, Pass, check_size
+from numbarnn.layers.passes import Pass
+from numbarnn.layers.stateless import StatelessLayer
 from numbarnn.sequences import Layout, Steps, describe_place, pack_tokens
 
 
@@ -69,7 +71,7 @@ class EmbeddingPass(Pass):
         run(_add_up, parts, cuts, self.tokens, self.dy, self.layer.gradients["weight"])
 
 
-class Embedding(Layer):
+class Embedding(StatelessLayer):
     """A learned vector for every token.
 
     Parameters
@@ -100,8 +102,8 @@ class Embedding(Layer):
 
     def __init__(self, num_embeddings: int, dim: int, *, dtype: str = "float32") -> None:
         super().__init__(dtype)
-        self.num_embeddings = check_size(num_embeddings, "num_embeddings")
-        self.dim = check_size(dim, "dim")
+        self.num_embeddings = arguments.count("num_embeddings", num_embeddings)
+        self.dim = arguments.count("dim", dim)
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.dim})"

@@ -4,7 +4,8 @@ import numpy as np
 
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.layers.base import Layer, Pass
+from numbarnn.layers.passes import Pass
+from numbarnn.layers.stateless import StatelessLayer
 
 
 @inlined
@@ -124,7 +125,7 @@ class MaxPass(_PoolingPass):
         self.run(_max_backward, self.dy, self.dx, self.winners, layout.active, layout.offset)
 
 
-class _Pooling(Layer):
+class _Pooling(StatelessLayer):
     takes_vectors = False
 
     def __init__(self, *, dtype: str | None = None) -> None:

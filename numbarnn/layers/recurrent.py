@@ -4,18 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.layers.base import (
-    Layer,
-    check_choice,
-    check_flag,
-    check_rate,
-    check_size,
-    draw_seed,
-)
+from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
 from numbarnn.layers.recurrent_pass import PackedDirection, RecurrentPass
 from numbarnn.sequences import Steps, layout_of, pack_steps, read_like, unpack_steps
@@ -44,15 +38,17 @@ class Recurrent(Layer):
     ) -> None:
         super().__init__(dtype)
         self.cell = cell
-        self.hidden_size = check_size(hidden_size, "hidden_size")
-        self.num_layers = check_size(num_layers, "num_layers")
-        self.bidirectional = check_flag(bidirectional, "bidirectional")
-        self.bias = check_flag(bias, "bias")
-        self.dropout = check_rate(dropout, "dropout")
-        self.return_sequences = check_flag(return_sequences, "return_sequences")
-        self.kernel_initializer = check_choice(kernel_initializer, KERNEL_INITIALIZERS, "kernel_initializer")
-        self.recurrent_initializer = check_choice(
-            recurrent_initializer, RECURRENT_INITIALIZERS, "recurrent_initializer"
+        self.hidden_size = arguments.count("hidden_size", hidden_size)
+        self.num_layers = arguments.count("num_layers", num_layers)
+        self.bidirectional = arguments.flag("bidirectional", bidirectional)
+        self.bias = arguments.flag("bias", bias)
+        self.dropout = arguments.fraction("dropout", dropout)
+        self.return_sequences = arguments.flag("return_sequences", return_sequences)
+        self.kernel_initializer = arguments.one_of(
+            "kernel_initializer", kernel_initializer, KERNEL_INITIALIZERS
+        )
+        self.recurrent_initializer = arguments.one_of(
+            "recurrent_initializer", recurrent_initializer, RECURRENT_INITIALIZERS
         )
         self.directions = 2 if bidirectional else 1
         self._packed: list[PackedDirection] = []
@@ -81,7 +77,8 @@ class Recurrent(Layer):
         return self.return_sequences
 
     def parameter_shapes(self, input_size):
-        rows, shapes = len(self.cell.gates) * self.hidden_size, {}
+        rows = len(self.cell.gates) * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
         for level in range(self.num_layers):
             columns = input_size if level == 0 else self.directions * self.hidden_size
             for direction in range(self.directions):
@@ -182,11 +179,13 @@ class Recurrent(Layer):
         )
         if not self.built:
             self.build(steps.width())
-        _, y = run.prepare(layout, packed_x, draw_seed(seed) if training else None, initial, sequence=True)
+        _, y = run.prepare(
+            layout, packed_x, arguments.seed("seed", seed) if training else None, initial, sequence=True
+        )
         run.forward()
         result = unpack_steps(y, self.output_size(0), steps.form, layout)
         state = self._hand_out(run.final_states())
-        self._keep(run, steps.form, layout, steps.form, layout)
+        self.keep(run, steps.form, layout, steps.form, layout)
         return result, state
 
     def backward(self, dy, dstate=None, input_gradient=True):
@@ -218,7 +217,7 @@ class Recurrent(Layer):
             If a gradient does not have the form of what it belongs to.
         """
         run, form, layout, _, _ = self.latest_pass()
-        input_gradient = check_flag(input_gradient, "input_gradient")
+        input_gradient = arguments.flag("input_gradient", input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, layout, "dstate")
         packed = pack_steps(
@@ -417,7 +416,7 @@ class GRU(Recurrent):
         kernel_initializer: str = "glorot_uniform",
         recurrent_initializer: str = "orthogonal",
     ) -> None:
-        if not check_flag(reset_after, "reset_after"):
+        if not arguments.flag("reset_after", reset_after):
             raise ValueError("reset_after must be True: the other variant is not built yet")
         self.reset_after = True
         super().__init__(
@@ -469,7 +468,7 @@ class RNN(Recurrent):
         kernel_initializer: str = "glorot_uniform",
         recurrent_initializer: str | None = None,
     ) -> None:
-        self.activation = check_choice(activation, ("tanh", "relu"), "activation")
+        self.activation = arguments.one_of("activation", activation, ("tanh", "relu"))
         if recurrent_initializer is None:
             recurrent_initializer = "identity" if activation == "relu" else "orthogonal"
         super().__init__(

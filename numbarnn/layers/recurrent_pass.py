@@ -1,6 +1,6 @@
 """How a stack of recurrent layers runs: packed weights, buffers, and the calls of the scan."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,7 @@ from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pac
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.threads import even_cuts, run
 from numbarnn.engine.tile import PANEL_VECTORS
-from numbarnn.layers.base import Pass
-
-if TYPE_CHECKING:
-    from numbarnn.layers.recurrent import Recurrent
+from numbarnn.layers.passes import Pass
 
 
 class PackedDirection:
@@ -55,8 +52,6 @@ class RecurrentPass(Pass):
 
     States, gates and gradients of layer l and direction d stand under the index ``k = l * D + d``.
     """
-
-    layer: "Recurrent"
 
     def prepare(self, layout, x, seed, initial_state=None, sequence=None):
         """As `Pass.prepare`.
@@ -179,7 +174,7 @@ class RecurrentPass(Pass):
                 if dstate is not None:
                     part[:, : layer.hidden_size] = dstate[s][k]
             self.carries.append(carry)
-        self.dinputs = []
+        self.dinputs: list[Any] = []
         for level in range(layer.num_layers):
             columns = padded(layer.known_input_size if level == 0 else self._width, layer.dtype)
             wanted = level > 0 or need_dx
@@ -187,7 +182,7 @@ class RecurrentPass(Pass):
         return self.dinputs[0]
 
     def backward(self):
-        layer, layout = self.layer, self.layout
+        layer = self.layer
         for level in reversed(range(layer.num_layers)):
             last = level == layer.num_layers - 1
             has_dy = self.sequence or not last

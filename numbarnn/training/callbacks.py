@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from numbarnn.training.arguments import count, nonnegative, one_of
+from numbarnn.arguments import count, nonnegative, one_of
 
 # Metrics that are better when larger, by their name or the last word of it: "val_accuracy", "macro_f1".
 LARGER_IS_BETTER = ("accuracy", "acc", "auc", "f1", "r2")

@@ -8,8 +8,9 @@ import numpy as np
 
 from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.random import seed_of
-from numbarnn.layers.base import Buffers, Layer
+from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
+from numbarnn.layers.passes import Buffers
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.clipping import clip_by_norm, clip_by_value, global_norm
 from numbarnn.training.data import Batch, LabelledSamples

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from numbarnn.training.arguments import from_registry, positive
+from numbarnn.arguments import from_registry, positive
 from numbarnn.training.loss_kernels import (
     binary_cross_entropy,
     cross_entropy_of_labels,

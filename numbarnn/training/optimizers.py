@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from numbarnn.arguments import fraction, from_registry, nonnegative
 from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.training.arguments import fraction, from_registry, nonnegative
 from numbarnn.training.schedules import Schedule, as_schedule
 
 

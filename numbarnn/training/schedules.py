@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from numbarnn.training.arguments import nonnegative, positive
+from numbarnn.arguments import nonnegative, positive
 
 
 class Schedule(ABC):

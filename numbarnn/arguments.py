@@ -1,9 +1,12 @@
 """Checks of arguments: each returns the checked value or raises an error that names the argument."""
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
+
+import numpy as np
 
 Base = TypeVar("Base")
 
@@ -42,9 +45,27 @@ def count(name: str, value: Any) -> int:
     return int(value)
 
 
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool, if it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def seed(name: str, value: Any) -> int:
+    """`value` as an int, if it is a whole number of at least 0; for None, one drawn anew."""
+    if value is None:
+        return int.from_bytes(os.urandom(8), "little")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number of at least 0 or None, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     """`value`, if it is among the `allowed` names."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {_listed(allowed)}, got {value!r}")
     return value
 

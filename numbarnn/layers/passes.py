@@ -1,0 +1,89 @@
+"""Passes: the buffers and the calls of one way forward and back through a layer.
+
+A layer holds parameters. A pass belongs to a call or to a fit, so that two threads may predict with one
+layer. The public methods and `Sequential.fit` drive passes in the same way:
+
+    prepare           set up for a batch, hand out the matrix of the output
+    forward           fill it
+    prepare_backward  take the matrix of the output's gradient, hand out the input's
+    backward          fill that
+    weight_gradients  gradients of the parameters
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.threads import get_num_threads, run
+from numbarnn.sequences import Layout
+
+OPERATIONS_WORTH_A_THREAD = 500_000  # a share of about 5 microseconds, several times the price of a fork
+
+
+class Buffers:
+    """Named arrays that grow when a larger batch comes and are otherwise used again."""
+
+    def __init__(self, dtype) -> None:
+        self.dtype = np.dtype(dtype)
+        self._arrays: dict[Any, np.ndarray] = {}
+
+    def matrix(self, key: Any, rows: int, columns: int) -> np.ndarray:
+        """A contiguous (rows, columns) array; what it holds is left from earlier use, or 0."""
+        array = self._arrays.get(key)
+        if array is None or array.shape[0] < rows or array.shape[1] != columns:
+            array = self._arrays[key] = aligned_zeros((rows, columns), self.dtype)
+        return array if array.shape[0] == rows else array[:rows]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays.values())
+
+
+class Pass:
+    """One way forward and back through a layer, with its buffers.
+
+    Attributes
+    ----------
+    layout : Layout
+        The present batch's.
+    threads : int
+        How many are worth it for the batch.
+    cuts : int64 array
+        How they share the rows.
+    """
+
+    def __init__(self, layer: Any, training: bool) -> None:
+        self.layer = layer
+        self.training = training
+        self.buffers = Buffers(layer.dtype)
+
+    def begin(self, layout: Layout, operations: int) -> None:
+        """Take a batch that costs this many multiplications and additions."""
+        self.layout = layout
+        self.threads = max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
+        self.cuts = layout.row_cuts(min(self.threads, layout.rows))
+
+    def run(self, kernel: Callable, *arguments: Any) -> None:
+        """Run a kernel that works on parts of the rows."""
+        run(kernel, self.cuts.size - 1, self.cuts, *arguments)
+
+    def prepare(self, layout: Layout, x: np.ndarray, seed: int | None) -> tuple[Layout, np.ndarray]:
+        """Take a batch; return the layout and the matrix that `forward` will fill."""
+        raise NotImplementedError
+
+    def forward(self) -> None:
+        """Compute the output."""
+        raise NotImplementedError
+
+    def prepare_backward(self, dy: np.ndarray, need_dx: bool) -> np.ndarray | None:
+        """Take the gradient of the output, to be filled later; return the input's, if wanted."""
+        raise NotImplementedError
+
+    def backward(self) -> None:
+        """Compute the input gradient, and what `weight_gradients` needs."""
+        raise NotImplementedError
+
+    def weight_gradients(self) -> None:
+        """Compute the gradients of the parameters."""

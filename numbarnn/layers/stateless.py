@@ -1,0 +1,79 @@
+"""Forward and backward of the layers that work on steps or rows without a state."""
+
+from typing import Any
+
+from numbarnn import arguments
+from numbarnn.layers.base import Layer
+from numbarnn.sequences import Steps, layout_of, pack_steps, read_like, unpack_steps, vector_form
+
+
+class StatelessLayer(Layer):
+    """Base of the layers without states: `forward` returns the output alone."""
+
+    def forward(self, x: Any, lengths: Any = None, training: bool = False, seed: int | None = None) -> Any:
+        """Compute the output.
+
+        Parameters
+        ----------
+        x : array (B, T, I) or list of arrays (T_i, I), or array (B, I)
+            Inputs. The layer builds itself on first use.
+        lengths : array-like of int (B,), optional
+            Valid steps of each row of an array.
+        training : bool
+            Keep what `backward` needs, and apply dropout.
+        seed : int, optional
+            Fixes the dropout numbers of this call.
+
+        Returns
+        -------
+        array or list of arrays
+            In the form of `x`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` or `lengths` does not fit.
+        """
+        steps = self.read_input(x, lengths)
+        layout = layout_of(steps.form)
+        x_packed = self.pack_input(steps, layout)
+        if not self.built:
+            self.build(steps.width())
+        run = self.take_pass(training)
+        out_layout, y = run.prepare(layout, x_packed, arguments.seed("seed", seed) if training else None)
+        run.forward()
+        out_form = steps.form if out_layout is layout else vector_form(steps.rows)
+        result = unpack_steps(y, self.output_size(self.known_input_size), out_form, out_layout)
+        self.keep(run, steps.form, layout, out_form, out_layout)
+        return result
+
+    def backward(self, dy: Any) -> Any:
+        """Gradients of the latest ``forward(training=True)``; those of the parameters are overwritten.
+
+        Parameters
+        ----------
+        dy : array or list of arrays
+            Gradient of the output, in its form.
+
+        Returns
+        -------
+        array or list of arrays, or None
+            Gradient of the input; None where the input is tokens.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no such forward.
+        ValueError
+            If `dy` does not have the form of the output.
+        """
+        run, form, layout, out_form, out_layout = self.latest_pass()
+        size = self.output_size(self.known_input_size)
+        flat = read_like(dy, out_form, size, self.dtype, "dy")
+        packed = pack_steps(Steps(flat, out_form), out_layout, "dy")
+        dx = run.prepare_backward(packed, need_dx=not self.takes_tokens)
+        run.backward()
+        run.weight_gradients()
+        if dx is None:
+            return None
+        return unpack_steps(dx, self.known_input_size, form, layout)

@@ -10,9 +10,11 @@ loop behind. Here every entry is stamped with a digest of all sources that can b
 The cache is private API of Numba; ``tests/test_compile_cache.py`` pins what is used of it.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -108,6 +110,40 @@ class CompileClock:
 compile_clock = CompileClock()
 
 
+# Called with a kernel's signature before it is loaded from the cache.
+before_loading: list[Callable[[Any], None]] = []
+
+
+def cache_folder_of(source: str) -> str | None:
+    """Where the entries of a source file lie; None where nothing can be kept."""
+    root = _cache_directory()
+    # Two installations must not overwrite each other's entries, hence the source folder's name.
+    return None if root is None else str(root / caching._CacheLocator.get_suitable_cache_subpath(source))
+
+
+# What reading a damaged entry can raise; pickle promises no shorter list.
+DAMAGE = (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError,
+          TypeError, ValueError)  # fmt: skip
+
+
+def load_quietly(load: Callable[[], Any]) -> Any:
+    """What `load` returns, or None where the entry is damaged or cannot be read: it is compiled again."""
+    try:
+        return load()
+    except DAMAGE:
+        return None
+
+
+def save_quietly(file: caching.IndexDataCacheFile, save: Callable[[], None]) -> None:
+    """Save an entry, over a damaged index if need be; a cache that cannot be written only costs time."""
+    try:
+        save()
+    except DAMAGE:
+        with contextlib.suppress(OSError):
+            file.flush()
+            save()
+
+
 class _Locator(caching._CacheLocator):
     """Places a kernel's entries in our own folder, stamped with all sources it may contain."""
 
@@ -116,8 +152,7 @@ class _Locator(caching._CacheLocator):
         self._lineno = py_func.__code__.co_firstlineno
 
     def get_cache_path(self):
-        # Two installations must not overwrite each other's entries, hence the source folder's name.
-        return str(_cache_directory() / self.get_suitable_cache_subpath(self._py_file))
+        return cache_folder_of(self._py_file)
 
     def get_source_stamp(self):
         return shared_digest() + hashlib.sha256(Path(self._py_file).read_bytes()).hexdigest()
@@ -143,20 +178,16 @@ class KernelCache(caching.FunctionCache):
     _impl_class = _CacheImpl
 
     def load_overload(self, sig, target_context):
-        try:
-            found = super().load_overload(sig, target_context)
-        except (OSError, EOFError):
-            found = None
+        for prepare in before_loading:
+            prepare(sig)
+        found = load_quietly(lambda: super(KernelCache, self).load_overload(sig, target_context))
         if found is None:
             compile_clock.start()
         return found
 
     def save_overload(self, sig, data):
         compile_clock.stop()
-        try:
-            super().save_overload(sig, data)
-        except OSError:
-            self.disable()
+        save_quietly(self._cache_file, lambda: super(KernelCache, self).save_overload(sig, data))
 
 
 def kernel(function: Callable) -> Callable:

@@ -18,6 +18,7 @@ import numpy as np
 from numbarnn.cells import cell_backward, cell_forward, load_sums, slots, window
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
+from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.simd import (
     lane_count,
@@ -28,7 +29,7 @@ from numbarnn.engine.simd import (
     store_each,
     store_run,
 )
-from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS, multiply
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
 

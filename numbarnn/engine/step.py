@@ -4,9 +4,9 @@ from numba.extending import overload
 
 from numbarnn.cells import cell_forward, load_sums, slots, window
 from numbarnn.engine.compile_cache import STEP_OPTIONS
+from numbarnn.engine.matmul import multiply_inside
 from numbarnn.engine.simd import lane_count, load, load_part, store, store_part
 from numbarnn.engine.stack import scratch
-from numbarnn.engine.tile import multiply
 
 
 def advance(weights, x, states):
@@ -22,12 +22,12 @@ def advance(weights, x, states):
     new_h = scratch(groups * width, weights.bias)
     for place in range(0, total, width):
         store(sums, place, load(weights.bias, place))
-    multiply(
+    multiply_inside(
         sums, 0, total, sums, 0, total, panel_step, 1, x, 0, 0, 1, 1, inputs, 0,
         weights.input, 0, inputs * panel, panel, panel // width, 0, groups * product,
     )  # fmt: skip
     corner = apart * width
-    multiply(
+    multiply_inside(
         sums, corner, total, sums, corner, total, panel_step, 1, states[0], 0, 0, 1, 1, hidden, 0,
         weights.recurrent, 0, hidden * panel, panel, panel // width, 0, groups * product,
     )  # fmt: skip

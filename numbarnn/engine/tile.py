@@ -1,4 +1,4 @@
-"""The register-blocked matrix product, emitted as LLVM IR: the one place where products are summed.
+"""The register-blocked tiles of the matrix product, emitted as LLVM IR.
 
     C[rows, N] = start[rows, N] + A[rows, K] @ B[K, N]
 
@@ -10,13 +10,11 @@ computes it.
 
 import contextlib
 
-import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
+from numba.core import cgutils
 
-from numbarnn.engine.host import lanes, registers
-from numbarnn.engine.simd import call_llvm, element_bytes, llvm_float, mangled, splat
+from numbarnn.engine.host import registers
+from numbarnn.engine.simd import call_llvm, element_bytes, mangled, splat
 
 # Vectors in a tile -> rows in the largest one: NV * MR sums, NV of B and one of A fit the registers.
 TILE_ROWS = {1: 8, 2: 8, 3: 8, 4: 6} if registers().number == 32 else {1: 6, 2: 6, 3: 4, 4: 2}
@@ -27,206 +25,33 @@ WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a pane
 INDEX = ir.IntType(64)
 
 
-def multiply(
-    c,
-    c_index,
-    c_stride,
-    start,
-    start_index,
-    start_stride,
-    panel_step,
-    rows,
-    a,
-    a_index,
-    a_row_stride,
-    a_k_stride,
-    k_runs,
-    k_run,
-    k_jump,
-    b,
-    b_index,
-    b_panel_step,
-    b_k_stride,
-    panel_vectors,
-    first_vector,
-    stop_vector,
-):
-    """Multiply into a range of columns of C, given as a range of vectors.
-
-    Parameters
-    ----------
-    c, c_index, c_stride
-        The result: array, element of its first row's column 0, elements from row to row.
-    start, start_index, start_stride
-        What the sums start from, laid out like C; stride 0 spreads one row (a bias) over all.
-    panel_step
-        Elements from panel to panel in C and `start`.
-    rows
-        Rows of A and C.
-    a, a_index, a_row_stride, a_k_stride
-        The left factor; row stride and k stride swapped read its transpose.
-    k_runs, k_run, k_jump
-        K = k_runs * k_run: after k_run steps of `a_k_stride`, A goes on `k_jump` elements behind the
-        start of the run.
-    b, b_index, b_panel_step, b_k_stride
-        The right factor: elements from panel to panel and, within a panel, from k to k.
-    panel_vectors
-        Vectors in a panel, 1 to 4.
-    first_vector, stop_vector
-        The columns to compute: the first is the beginning of a panel, the last panel may be narrower.
-    """
-    width = lanes(c.dtype)
-    c, start, a, b = (array.reshape(-1) for array in (c, start, a, b))
-    k = np.arange(k_runs * k_run)
-    a_k = a_index + k // k_run * k_jump + k % k_run * a_k_stride if k.size else k
-    left = a[a_k + np.arange(rows)[:, None] * a_row_stride]
-    for vector in range(first_vector, stop_vector, panel_vectors):
-        panel = vector // panel_vectors
-        columns = np.arange(min(panel_vectors, stop_vector - vector) * width)
-        right = b[b_index + panel * b_panel_step + k[:, None] * b_k_stride + columns]
-        row = np.arange(rows)[:, None]
-        begin = start[start_index + panel * panel_step + row * start_stride + columns]
-        c[c_index + panel * panel_step + row * c_stride + columns] = begin + left @ right
+# The function's arguments in order; `multiply` in matmul.py says what they mean.
+ARRAYS = ("c", "start", "a", "b")
+ARGUMENTS = (
+    "c", "c_index", "c_stride", "start", "start_index", "start_stride", "panel_step", "rows",
+    "a", "a_index", "a_row_stride", "a_k_stride", "k_runs", "k_run", "k_jump",
+    "b", "b_index", "b_panel_step", "b_k_stride", "panel_vectors", "first_vector", "stop_vector",
+)  # fmt: skip
 
 
-ARRAY_ARGUMENTS = {"c", "start", "a", "b"}
-ARGUMENTS = multiply.__code__.co_varnames[: multiply.__code__.co_argcount]
+def declare_product(module, element):
+    """The function of the product of one dtype, declared in an LLVM module."""
+    kinds = [element.as_pointer() if name in ARRAYS else INDEX for name in ARGUMENTS]
+    function_type = ir.FunctionType(ir.VoidType(), kinds)
+    return cgutils.get_or_insert_function(module, function_type, product_name(element))
 
 
-@intrinsic
-def _multiply(
-    typingctx,
-    c,
-    c_index,
-    c_stride,
-    start,
-    start_index,
-    start_stride,
-    panel_step,
-    rows,
-    a,
-    a_index,
-    a_row_stride,
-    a_k_stride,
-    k_runs,
-    k_run,
-    k_jump,
-    b,
-    b_index,
-    b_panel_step,
-    b_k_stride,
-    panel_vectors,
-    first_vector,
-    stop_vector,
-):
-    if not c.dtype == start.dtype == a.dtype == b.dtype:
-        return None
-    arrays = {"c": c, "start": start, "a": a, "b": b}
-
-    def codegen(context, builder, sig, args):
-        function = _product_function(builder.module, llvm_float(c.dtype))
-        values = []
-        for name, value in zip(ARGUMENTS, args, strict=True):
-            if name in arrays:
-                value = context.make_array(arrays[name])(context, builder, value).data
-            values.append(value)
-        builder.call(function, values)
-        return context.get_dummy_value()
-
-    return types.void(*(arrays.get(name, types.intp) for name in ARGUMENTS)), codegen
+def product_name(element) -> str:
+    """The symbol of the product of one dtype."""
+    return f"numbarnn_multiply_f{8 * _bytes(element)}"
 
 
-@overload(multiply)
-def _overload_multiply(
-    c,
-    c_index,
-    c_stride,
-    start,
-    start_index,
-    start_stride,
-    panel_step,
-    rows,
-    a,
-    a_index,
-    a_row_stride,
-    a_k_stride,
-    k_runs,
-    k_run,
-    k_jump,
-    b,
-    b_index,
-    b_panel_step,
-    b_k_stride,
-    panel_vectors,
-    first_vector,
-    stop_vector,
-):
-    def call(
-        c,
-        c_index,
-        c_stride,
-        start,
-        start_index,
-        start_stride,
-        panel_step,
-        rows,
-        a,
-        a_index,
-        a_row_stride,
-        a_k_stride,
-        k_runs,
-        k_run,
-        k_jump,
-        b,
-        b_index,
-        b_panel_step,
-        b_k_stride,
-        panel_vectors,
-        first_vector,
-        stop_vector,
-    ):
-        _multiply(
-            c,
-            c_index,
-            c_stride,
-            start,
-            start_index,
-            start_stride,
-            panel_step,
-            rows,
-            a,
-            a_index,
-            a_row_stride,
-            a_k_stride,
-            k_runs,
-            k_run,
-            k_jump,
-            b,
-            b_index,
-            b_panel_step,
-            b_k_stride,
-            panel_vectors,
-            first_vector,
-            stop_vector,
-        )
-
-    return call
-
-
-def _product_function(module, element):
-    """The LLVM function of `multiply` for one dtype, emitted once a module however often it is used."""
-    name = f"numbarnn_multiply_f{8 * _bytes(element)}"
-    pointer = element.as_pointer()
-    kinds = [pointer if argument in ARRAY_ARGUMENTS else INDEX for argument in ARGUMENTS]
-    function = cgutils.get_or_insert_function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    if not function.is_declaration:
-        return function
-    function.linkage = "internal"
+def define_product(function, element):
+    """Give a declared product its body: every panel, every tile."""
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     _emit_panels(builder, element, dict(zip(ARGUMENTS, function.args, strict=True)))
     builder.ret_void()
-    return function
 
 
 def _bytes(element):

@@ -1,0 +1,183 @@
+"""The matrix product that kernels call: the one place where products are summed.
+
+It is compiled once a dtype, into a library of its own that all kernels call by name: its tiles are most of
+the code in a kernel, and compiling them in every one would multiply the wait at the first start.
+"""
+
+import sys
+import threading
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from numba.core import caching, types
+from numba.core.imputils import lower_builtin
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+from numbarnn.engine import compile_cache
+from numbarnn.engine.host import lanes
+from numbarnn.engine.simd import FLOAT_TYPES, llvm_float
+from numbarnn.engine.tile import ARGUMENTS, ARRAYS, declare_product, define_product, product_name
+
+
+def multiply(
+    c,
+    c_index,
+    c_stride,
+    start,
+    start_index,
+    start_stride,
+    panel_step,
+    rows,
+    a,
+    a_index,
+    a_row_stride,
+    a_k_stride,
+    k_runs,
+    k_run,
+    k_jump,
+    b,
+    b_index,
+    b_panel_step,
+    b_k_stride,
+    panel_vectors,
+    first_vector,
+    stop_vector,
+):
+    """Multiply into a range of columns of C, given as a range of vectors.
+
+    Parameters
+    ----------
+    c, c_index, c_stride
+        The result: array, element of its first row's column 0, elements from row to row.
+    start, start_index, start_stride
+        What the sums start from, laid out like C; stride 0 spreads one row (a bias) over all.
+    panel_step
+        Elements from panel to panel in C and `start`.
+    rows
+        Rows of A and C.
+    a, a_index, a_row_stride, a_k_stride
+        The left factor; row stride and k stride swapped read its transpose.
+    k_runs, k_run, k_jump
+        K = k_runs * k_run: after k_run steps of `a_k_stride`, A goes on `k_jump` elements behind the
+        start of the run.
+    b, b_index, b_panel_step, b_k_stride
+        The right factor: elements from panel to panel and, within a panel, from k to k.
+    panel_vectors
+        Vectors in a panel, 1 to 4.
+    first_vector, stop_vector
+        The columns to compute: the first is the beginning of a panel, the last panel may be narrower.
+    """
+    width = lanes(c.dtype)
+    c, start, a, b = (array.reshape(-1) for array in (c, start, a, b))
+    k = np.arange(k_runs * k_run)
+    a_k = a_index + k // k_run * k_jump + k % k_run * a_k_stride if k.size else k
+    left = a[a_k + np.arange(rows)[:, None] * a_row_stride]
+    for vector in range(first_vector, stop_vector, panel_vectors):
+        panel = vector // panel_vectors
+        columns = np.arange(min(panel_vectors, stop_vector - vector) * width)
+        right = b[b_index + panel * b_panel_step + k[:, None] * b_k_stride + columns]
+        row = np.arange(rows)[:, None]
+        begin = start[start_index + panel * panel_step + row * start_stride + columns]
+        c[c_index + panel * panel_step + row * c_stride + columns] = begin + left @ right
+
+
+def multiply_inside(*arguments):
+    """`multiply` for compiled functions of the user's, which Numba may load without asking us first: the
+    code of the product becomes part of them."""
+    multiply(*arguments)
+
+
+def _declare(function, inside):
+    @infer_global(function)
+    class Product(AbstractTemplate):
+        key = function
+
+        def generic(self, args, kws):
+            given = dict(zip(ARGUMENTS, args, strict=True))
+            dtypes = {given[name].dtype for name in ARRAYS}
+            if len(dtypes) > 1 or not dtypes <= set(FLOAT_TYPES):
+                return None  # an array of one dtype is never read as another
+            if not inside:
+                provide(dtypes.pop())
+            kinds = [given[name] if name in ARRAYS else types.intp for name in ARGUMENTS]
+            return signature(types.none, *kinds)
+
+    @lower_builtin(function, types.VarArg(types.Any))
+    def lower(context, builder, sig, args):
+        element = llvm_float(sig.args[0].dtype)
+        product = declare_product(builder.module, element)
+        if inside and product.is_declaration:
+            product.linkage = "internal"
+            define_product(product, element)
+        values = []
+        for kind, value in zip(sig.args, args, strict=True):
+            if isinstance(kind, types.Array):
+                value = context.make_array(kind)(context, builder, value).data
+            values.append(value)
+        builder.call(product, values)
+        return context.get_dummy_value()
+
+
+_declare(multiply, inside=False)
+_declare(multiply_inside, inside=True)
+
+_libraries: dict[str, Any] = {}
+_providing = threading.RLock()
+
+
+def provide(dtype) -> None:
+    """Compile the product of a dtype, or load it from the cache, and make its name known to kernels."""
+    name = str(dtype)
+    with _providing:
+        if name not in _libraries:
+            library = _load(name) or _compile(name)
+            symbol = product_name(llvm_float(dtype))
+            llvmlite.binding.add_symbol(symbol, library.get_pointer_to_function(symbol))
+            _libraries[name] = library
+
+
+def provide_for(sig) -> None:
+    """`provide` all that a kernel of this signature may call."""
+    for dtype in FLOAT_TYPES:
+        if f"array({dtype}" in str(sig):
+            provide(dtype)
+
+
+compile_cache.before_loading.append(provide_for)
+
+
+def _compile(dtype_name: str):
+    compile_cache.compile_clock.start()
+    codegen = cpu_target.target_context.codegen()
+    element = llvm_float(getattr(types, dtype_name))
+    module = codegen._create_empty_module(f"numbarnn_products_{dtype_name}")
+    define_product(declare_product(module, element), element)
+    library = codegen.create_library(module.name)
+    library.enable_object_caching()
+    library.add_ir_module(module)
+    library.finalize()
+    compile_cache.compile_clock.stop()
+    cache = _cache_file(dtype_name)
+    if cache is not None:
+        stored = library.serialize_using_object_code()
+        compile_cache.save_quietly(cache, lambda: cache.save(codegen.magic_tuple(), stored))
+    return library
+
+
+def _load(dtype_name: str):
+    codegen = cpu_target.target_context.codegen()
+    cache = _cache_file(dtype_name)
+    stored = compile_cache.load_quietly(lambda: cache.load(codegen.magic_tuple())) if cache else None
+    return codegen.unserialize_library(stored) if stored is not None else None
+
+
+def _cache_file(dtype_name: str):
+    folder = compile_cache.cache_folder_of(__file__)
+    if folder is None:
+        return None
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    return caching.IndexDataCacheFile(
+        folder, f"product-{dtype_name}.py{version}", compile_cache.shared_digest()
+    )

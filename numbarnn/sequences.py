@@ -85,13 +85,15 @@ class Layout:
         return np.arange(self.total) + np.repeat(starts - self.offset[:-1], self.active)
 
     @functools.cached_property
-    def first_state_rows(self) -> np.ndarray:
-        """Each place's row in slot 0, int64 (B,)."""
-        return np.arange(self.rows)
+    def first_state_rows(self) -> slice:
+        """The places' rows in slot 0, B of them."""
+        return slice(0, self.rows)
 
     @functools.cached_property
-    def last_state_rows(self) -> np.ndarray:
-        """Each place's row in the slot of its length, int64 (B,)."""
+    def last_state_rows(self) -> slice | np.ndarray:
+        """Each place's row in the slot of its length: B rows, in one piece where all lengths are equal."""
+        if self.lengths[-1] == self.steps:
+            return slice(int(self.slot[-1]), int(self.slot[-1]) + self.rows)
         return self.slot[self.lengths] + np.arange(self.rows)
 
     def row_cuts(self, parts: int) -> np.ndarray:

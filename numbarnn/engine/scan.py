@@ -205,10 +205,14 @@ def _backward_rows(part, arguments):
                 dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
                 store_run(gates, here, dsums)
                 store_each(dstates, carried, dprevious)
+        # Every other step goes through k from its end: what the step before read last is still in the cache.
+        last_k, sign = (groups * k_run - 1, -1) if t % 2 == 1 else (0, 1)
+        last_gate = (groups - 1) * sum_count * width + k_run - 1 if t % 2 == 1 else 0
         multiply(
             dstates[0], row_start * units, units, dstates[0], row_start * units, units, panel, rows,
-            gates, first * gate_stride + corner, gate_stride, 1, groups, k_run, sum_count * width,
-            recurrent_back, 0, groups * k_run * panel, panel, panel // width, 0, groups,
+            gates, first * gate_stride + corner + last_gate, gate_stride, sign,
+            groups, k_run, sign * sum_count * width,
+            recurrent_back, last_k * panel, groups * k_run * panel, sign * panel, panel // width, 0, groups,
         )  # fmt: skip
 
 

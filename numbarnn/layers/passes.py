@@ -19,7 +19,9 @@ from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import get_num_threads, run
 from numbarnn.sequences import Layout
 
-OPERATIONS_WORTH_A_THREAD = 500_000  # a share of about 5 microseconds, several times the price of a fork
+# A share of about 30 microseconds. A fork costs a few, but what one core wrote and another one reads next has
+# to travel between them: with 500,000 a training step of one row of 100 steps took longer on two threads.
+OPERATIONS_WORTH_A_THREAD = 3_000_000
 
 
 class Buffers:

@@ -53,19 +53,40 @@ class RecurrentPass(Pass):
     States, gates and gradients of layer l and direction d stand under the index ``k = l * D + d``.
     """
 
+    placed: tuple | None = None  # the layout and the inputs that all buffers were found for
+
     def prepare(self, layout, x, seed, initial_state=None, sequence=None):
         """As `Pass.prepare`.
 
         `initial_state` holds (L * D, B, H) arrays in the order of the layout's rows; `sequence` says whether
         the output is the sequence or the final state, by default as the layer says.
         """
-        layer, buffers = self.layer, self.buffers
-        self.begin(layout, 2 * layout.total * layer.flat_values.size)
-        self.sequence = layer.return_sequences if sequence is None else sequence
+        layer = self.layer
+        sequence = layer.return_sequences if sequence is None else sequence
         self.seed = seed
         self.packed = layer.packed(self.training)
+        # A loop over batches of one shape finds everything in its place.
+        placed = self.placed is not None and self.placed[0] is layout and self.placed[1] is x
+        if not placed or sequence != self.sequence:
+            self._place_buffers(layout, x, sequence)
+            self.placed = (layout, x)
+        for k, states in enumerate(self.states):
+            first_rows = self._first_rows(k)
+            for s, state in enumerate(states):
+                state[first_rows] = 0.0
+                if initial_state is not None:
+                    state[first_rows, : layer.hidden_size] = initial_state[s][k]
+        if sequence:
+            return layout, self.inputs[-1]
+        return layout.last, self.last
+
+    def _place_buffers(self, layout, x, sequence):
+        """Find room for everything that forward writes."""
+        layer, buffers = self.layer, self.buffers
+        self.begin(layout, 2 * layout.total * layer.flat_values.size)
+        self.sequence = sequence
         self.units = padded(layer.hidden_size, layer.dtype)
-        gate_width = layer.cell.slots * self.units
+        kept_rows = layout.total if self.training else 0
         self.states = []
         self.gates = []
         for k in range(layer.num_layers * layer.directions):
@@ -73,22 +94,14 @@ class RecurrentPass(Pass):
                 buffers.matrix((name, k), layout.rows + layout.total, self.units)
                 for name in layer.cell.states
             )
-            first_rows = self._first_rows(k)
-            for s, state in enumerate(states):
-                state[first_rows] = 0.0
-                if initial_state is not None:
-                    state[first_rows, : layer.hidden_size] = initial_state[s][k]
             self.states.append(states)
-            kept_rows = layout.total if self.training else 0
-            self.gates.append(buffers.matrix(("gates", k), kept_rows, gate_width))
+            self.gates.append(buffers.matrix(("gates", k), kept_rows, layer.cell.slots * self.units))
         self.inputs = [x]
         for level in range(layer.num_layers):
-            if level < layer.num_layers - 1 or self.sequence:
+            if level < layer.num_layers - 1 or sequence:
                 self.inputs.append(self._output_matrix(level))
-        if self.sequence:
-            return layout, self.inputs[-1]
-        self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
-        return layout.last, self.last
+        if not sequence:
+            self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
 
     @property
     def _width(self):
@@ -235,23 +248,22 @@ class RecurrentPass(Pass):
 
     def final_states(self):
         """Tuple of (L * D, B, H) arrays, one a state, in the caller's order of rows."""
-        places, hidden = self.layout.places, self.layer.hidden_size
-        result = self._state_arrays()
-        for k, states in enumerate(self.states):
-            rows = self._final_rows(k)[places]
-            for target, state in zip(result, states, strict=True):
-                target[k] = state[rows, :hidden]
-        return result
+        return self._in_callers_order(
+            [[state[self._final_rows(k)] for state in states] for k, states in enumerate(self.states)]
+        )
 
     def initial_gradients(self):
         """Tuple of (L * D, B, H) arrays: gradients of the initial states, in the caller's order of rows."""
-        places, hidden = self.layout.places, self.layer.hidden_size
-        result = self._state_arrays()
-        for k, carry in enumerate(self.carries):
-            for target, part in zip(result, carry, strict=True):
-                target[k] = part[places, :hidden]
-        return result
+        return self._in_callers_order(self.carries)
 
-    def _state_arrays(self):
-        shape = (len(self.states), self.layout.rows, self.layer.hidden_size)
-        return tuple(np.empty(shape, self.layer.dtype) for _ in self.layer.cell.states)
+    def _in_callers_order(self, parts):
+        """For every state its (L * D, B, H) array, from a (B, H padded) matrix a direction and state."""
+        layer, layout = self.layer, self.layout
+        result = []
+        for s in range(len(layer.cell.states)):
+            joined = np.empty((len(parts), layout.rows, layer.hidden_size), layer.dtype)
+            for k, of_direction in enumerate(parts):
+                rows = of_direction[s] if layout.in_order else of_direction[s][layout.places]
+                joined[k] = rows[:, : layer.hidden_size]
+            result.append(joined)
+        return tuple(result)

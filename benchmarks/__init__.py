@@ -1,0 +1,1 @@
+"""Benchmarks: an airspeed-velocity suite, and `python -m benchmarks.compare` against other libraries."""

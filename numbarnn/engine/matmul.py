@@ -5,12 +5,12 @@ the code in a kernel, and compiling them in every one would multiply the wait at
 """
 
 import sys
-import threading
 from typing import Any
 
 import llvmlite.binding
 import numpy as np
 from numba.core import caching, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -124,13 +124,12 @@ _declare(multiply, inside=False)
 _declare(multiply_inside, inside=True)
 
 _libraries: dict[str, Any] = {}
-_providing = threading.RLock()
 
 
 def provide(dtype) -> None:
     """Compile the product of a dtype, or load it from the cache, and make its name known to kernels."""
     name = str(dtype)
-    with _providing:
+    with global_compiler_lock:
         if name not in _libraries:
             library = _load(name) or _compile(name)
             symbol = product_name(llvm_float(dtype))

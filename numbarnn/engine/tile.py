@@ -33,6 +33,11 @@ ARGUMENTS = (
     "b", "b_index", "b_panel_step", "b_k_stride", "panel_vectors", "first_vector", "stop_vector",
 )  # fmt: skip
 
+TILE_ARGUMENTS = (
+    "c", "c_stride", "start", "start_stride", "a", "a_row_stride", "a_k_stride", "k_runs", "k_run", "k_jump",
+    "b", "b_k_stride",
+)  # fmt: skip
+
 
 def declare_product(module, element):
     """The function of the product of one dtype, declared in an LLVM module."""
@@ -101,6 +106,7 @@ def _emit_panels(builder, element, given):
         here = {
             "c": builder.gep(given["c"], [builder.add(given["c_index"], columns)]),
             "start": builder.gep(given["start"], [builder.add(given["start_index"], columns)]),
+            "a": builder.gep(given["a"], [given["a_index"]]),
             "b": builder.gep(
                 given["b"],
                 [builder.add(given["b_index"], builder.mul(panel, given["b_panel_step"]))],
@@ -127,35 +133,55 @@ def _emit_rows(builder, element, width, vectors, given, here):
         end = builder.add(builder.load(row), _constant(rows))
         builder.cbranch(builder.icmp_signed("<=", end, given["rows"]), body, done)
         builder.position_at_end(body)
-        _emit_tile(builder, ir.VectorType(element, width), rows, vectors, given, here, builder.load(row))
+        here_row = builder.load(row)
+        pointers = {
+            name: builder.gep(here[name], [builder.mul(here_row, given[stride])])
+            for name, stride in (("c", "c_stride"), ("start", "start_stride"), ("a", "a_row_stride"))
+        }
+        tile = _tile_function(builder.module, element, width, rows, vectors)
+        builder.call(tile, [{**given, **pointers, "b": here["b"]}[name] for name in TILE_ARGUMENTS])
         builder.store(end, row)
         builder.branch(loop)
         builder.position_at_end(done)
 
 
-def _emit_tile(builder, kind, rows, vectors, given, here, row):
+def _tile_function(module, element, width, rows, vectors):
+    """A tile as a function of its own. Inside the loops over panels and rows, LLVM would compute addresses
+    of all tiles ahead of the loops, which took longer than a small tile itself."""
+    kinds = [element.as_pointer() if name in ARRAYS else INDEX for name in TILE_ARGUMENTS]
+    name = f"{product_name(element)}_{rows}x{vectors}"
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    given = dict(zip(TILE_ARGUMENTS, function.args, strict=True))
+    _emit_tile(builder, ir.VectorType(element, width), rows, vectors, given)
+    builder.ret_void()
+    return function
+
+
+def _emit_tile(builder, kind, rows, vectors, given):
     alignment = element_bytes(kind)
 
     def vector_at(pointer, v):
         return builder.bitcast(builder.gep(pointer, [_constant(v * kind.count)]), kind.as_pointer())
 
     def row_of(pointer, stride, m):
-        return builder.gep(pointer, [builder.mul(stride, builder.add(row, _constant(m)))])
+        return builder.gep(pointer, [builder.mul(stride, _constant(m))])
 
     sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
     for m in range(rows):
-        origin = row_of(here["start"], given["start_stride"], m)
+        origin = row_of(given["start"], given["start_stride"], m)
         for v in range(vectors):
             builder.store(builder.load(vector_at(origin, v), align=alignment), sums[m][v])
 
     a_stride = given["a_row_stride"]
     a_rows = [builder.mul(a_stride, _constant(m)) for m in range(rows)]
-    a_first = builder.gep(given["a"], [builder.add(given["a_index"], builder.mul(row, a_stride))])
-    a_run = cgutils.alloca_once(builder, a_first.type)
-    a_here = cgutils.alloca_once(builder, a_first.type)
-    b_here = cgutils.alloca_once(builder, a_first.type)
-    builder.store(a_first, a_run)
-    builder.store(here["b"], b_here)
+    a_run = cgutils.alloca_once(builder, given["a"].type)
+    a_here = cgutils.alloca_once(builder, given["a"].type)
+    b_here = cgutils.alloca_once(builder, given["b"].type)
+    builder.store(given["a"], a_run)
+    builder.store(given["b"], b_here)
     with cgutils.for_range(builder, given["k_runs"], intp=INDEX):
         builder.store(builder.load(a_run), a_here)
         with _k_loop(builder, given["k_run"], unroll=rows * vectors <= LARGEST_UNROLLED):
@@ -172,6 +198,6 @@ def _emit_tile(builder, kind, rows, vectors, given, here, row):
         builder.store(builder.gep(builder.load(a_run), [given["k_jump"]]), a_run)
 
     for m in range(rows):
-        target = row_of(here["c"], given["c_stride"], m)
+        target = row_of(given["c"], given["c_stride"], m)
         for v in range(vectors):
             builder.store(builder.load(sums[m][v]), vector_at(target, v), align=alignment)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
+from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
@@ -271,6 +272,7 @@ class Sequential:
         FloatingPointError
             If the loss or its gradient becomes NaN or infinite.
         """
+        compiled_before = compile_clock.seconds
         chosen_loss, chosen_optimizer = get_loss(loss), get_optimizer(optimizer)
         epochs, batch_size = arguments.count("epochs", epochs), arguments.count("batch_size", batch_size)
         shuffle, verbose = arguments.flag("shuffle", shuffle), arguments.flag("verbose", verbose)
@@ -294,10 +296,12 @@ class Sequential:
             )
         self.build(steps.width(), seed)
         self._loss = chosen_loss
-        return fit(
+        history = fit(
             self, self.layers, samples, validation, chosen_loss, size, chosen_optimizer, epochs, batch_size,
             clip_norm, clip_value, shuffle, seed, callbacks, verbose,
         )  # fmt: skip
+        history.compile_seconds = compile_clock.seconds - compiled_before
+        return history
 
     def evaluate(self, x: Any, y: Any, loss: str | Loss | None = None) -> dict[str, float]:
         """Mean loss, and accuracy or mean absolute error, over all rows or valid steps.

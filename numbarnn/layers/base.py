@@ -1,5 +1,6 @@
 """What all layers share: parameters, reading input, and passes that wait for their next use."""
 
+import inspect
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -67,6 +68,19 @@ class Layer:
     def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """First values of one parameter."""
         raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that make a layer like this one."""
+        names = inspect.signature(type(self)).parameters
+        options = {name: getattr(self, name) for name in names}
+        options["dtype"] = None if self.follows_input_dtype else self.dtype.name
+        return options
+
+    def __reduce__(self):
+        """Copies and pickles take the options and the parameters, and none of the buffers."""
+        values = self.flat_values.copy() if self.built else None
+        return _rebuild, (type(self), self.options, self.input_size, values)
 
     # ---- parameters --------------------------------------------------------------------------------------
 
@@ -222,3 +236,13 @@ def _float_dtype_of(x: Any) -> str:
     """float64 for float64 input, else float32."""
     first = x[0] if isinstance(x, (list, tuple)) and len(x) else x
     return "float64" if getattr(first, "dtype", None) == np.float64 else "float32"
+
+
+def _rebuild(
+    layer_class, options: dict[str, Any], input_size: int | None, values: np.ndarray | None
+) -> Layer:
+    layer = layer_class(**options)
+    if input_size is not None:
+        layer.build(input_size, seed=0)
+        layer.flat_values[...] = values
+    return layer

@@ -151,8 +151,10 @@ def _read_sample_weight(sample_weight: Any, rows: int) -> np.ndarray:
 
 def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndarray:
     """The weight of every target."""
-    if targets.ndim != 1:
-        raise ValueError("class_weight needs integer labels in y")
+    if targets.shape[1:] == (1,) and np.isin(targets, (0.0, 1.0)).all():
+        targets, size = targets[:, 0].astype(np.int64), 2  # yes or no
+    if targets.ndim != 1 or targets.dtype.kind != "i":
+        raise ValueError("class_weight needs labels in y, one class a target")
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ValueError(f'class_weight must be a dict or "balanced", not {class_weight!r}')

@@ -109,6 +109,8 @@ def _check_types(function, classes, weights, **arrays):
         fits = isinstance(array, types.Array) and (array.ndim, array.layout, array.dtype) == (1, "C", dtype)
         if not fits:
             raise TypingError(f"{function}: {name} must be a contiguous 1-D {dtype} array, not {array}")
+        if name != "x" and not array.mutable:
+            raise TypingError(f"{function}: {name} is overwritten and must be writable, not {array}")
 
 
 @overload(rnn_step, jit_options=STEP_OPTIONS)

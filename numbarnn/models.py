@@ -72,6 +72,7 @@ class Sequential:
         for layer in self.layers:
             if layer.follows_input_dtype:
                 layer.use_dtype(self.dtype)
+                layer.follows_input_dtype = False  # from now on it has the model's
 
     def _check_order(self) -> None:
         sequence = not self.layers[0].takes_vectors

@@ -10,6 +10,7 @@ that one compare-exchange both takes a part and makes sure that the job is still
 part is not done, the caller waits, and the job's arguments live.
 """
 
+import hashlib
 import sys
 
 import numpy as np
@@ -19,6 +20,7 @@ from numba.extending import intrinsic, overload
 
 from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
 from numbarnn.engine.compile_cache import STEP_OPTIONS, inlined, kernel
+from numbarnn.engine.tile import SHARED
 
 # Words of the board, each on a cache line of its own.
 JOB, DONE, FUNCTION, ARGUMENTS = 0, 8, 16, 24
@@ -126,8 +128,14 @@ def _capture(typingctx, body, arguments):
 def _part_function(context, module, body, call, arguments):
     """A function ``(part, address of arguments)`` in Numba's calling convention, around `body`."""
     kind = context.call_conv.get_function_type(types.none, (types.intp, types.intp))
-    function = ir.Function(module, kind, module.get_unique_name("numbarnn_part"))
-    function.linkage = "internal"
+    # One name, one function: see SHARED.
+    python_function = body.typing_key
+    said = f"{python_function.__module__}.{python_function.__qualname__}{arguments}"
+    name = f"numbarnn_part_{hashlib.sha256(said.encode()).hexdigest()}"
+    function = cgutils.get_or_insert_function(module, kind, name)
+    if not function.is_declaration:
+        return function
+    function.linkage = SHARED
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     part, address = context.call_conv.get_arguments(function)
     value_type = context.get_value_type(arguments)

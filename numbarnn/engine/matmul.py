@@ -18,7 +18,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numbarnn.engine import compile_cache
 from numbarnn.engine.host import lanes
 from numbarnn.engine.simd import FLOAT_TYPES, llvm_float
-from numbarnn.engine.tile import ARGUMENTS, ARRAYS, declare_product, define_product, product_name
+from numbarnn.engine.tile import ARGUMENTS, ARRAYS, SHARED, declare_product, define_product, product_name
 
 
 def multiply(
@@ -109,7 +109,7 @@ def _declare(function, inside):
         element = llvm_float(sig.args[0].dtype)
         product = declare_product(builder.module, element)
         if inside and product.is_declaration:
-            product.linkage = "internal"
+            product.linkage = SHARED
             define_product(product, element)
         values = []
         for kind, value in zip(sig.args, args, strict=True):
@@ -139,8 +139,9 @@ def provide(dtype) -> None:
 
 def provide_for(sig) -> None:
     """`provide` all that a kernel of this signature may call."""
+    said = " ".join(map(str, sig))
     for dtype in FLOAT_TYPES:
-        if f"array({dtype}" in str(sig):
+        if f"array({dtype}" in said:
             provide(dtype)
 
 

@@ -13,6 +13,7 @@ import contextlib
 from llvmlite import ir
 from numba.core import cgutils
 
+from numbarnn.engine.compile_cache import shared_digest
 from numbarnn.engine.host import registers
 from numbarnn.engine.simd import call_llvm, element_bytes, mangled, splat
 
@@ -23,6 +24,11 @@ PANEL_VECTORS = 4 if registers().number == 32 else 2
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
 WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
 INDEX = ir.IntType(64)
+
+# How functions that several modules define are linked. The loader of cached code finds functions by name
+# across all modules, internal ones too; with this linkage LLVM keeps their arguments as they are written, so
+# that any of them will do.
+SHARED = "linkonce_odr"
 
 
 # The function's arguments in order; `multiply` in matmul.py says what they mean.
@@ -47,8 +53,12 @@ def declare_product(module, element):
 
 
 def product_name(element) -> str:
-    """The symbol of the product of one dtype."""
-    return f"numbarnn_multiply_f{8 * _bytes(element)}"
+    """The symbol of the product of one dtype.
+
+    Code that a user's function was cached with must not meet the product of another version: the name says
+    which sources it was made from.
+    """
+    return f"numbarnn_multiply_f{8 * _bytes(element)}_{shared_digest()[:16]}"
 
 
 def define_product(function, element):
@@ -151,7 +161,7 @@ def _tile_function(module, element, width, rows, vectors):
     kinds = [element.as_pointer() if name in ARRAYS else INDEX for name in TILE_ARGUMENTS]
     name = f"{product_name(element)}_{rows}x{vectors}"
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    function.linkage = "internal"
+    function.linkage = SHARED
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     given = dict(zip(TILE_ARGUMENTS, function.args, strict=True))

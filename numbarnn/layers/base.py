@@ -212,9 +212,7 @@ class Layer:
 
     def take_pass(self, training: bool) -> Any:
         """A pass that nobody uses, with the buffers of an earlier call where there is one."""
-        latest, self._latest = self._latest, None  # whatever comes now is the latest forward
-        if latest:
-            self._spare[True].append(latest[0])
+        self.release_pass()  # whatever comes now is the latest forward
         try:
             return self._spare[training].pop()
         except IndexError:
@@ -227,9 +225,16 @@ class Layer:
             self._spare[False].append(run)
 
     def latest_pass(self) -> tuple[Any, Form, Layout, Form, Layout]:
+        """What the latest forward left, for one backward: it overwrites the sums that it reads."""
         if self._latest is None:
-            raise RuntimeError("backward needs a forward(training=True) before it")
+            raise RuntimeError("backward needs a forward(training=True) before it, one for each backward")
         return self._latest
+
+    def release_pass(self) -> None:
+        """Backward is done: the buffers wait for the next forward."""
+        if self._latest is not None:
+            self._spare[True].append(self._latest[0])
+            self._latest = None
 
 
 def _float_dtype_of(x: Any) -> str:

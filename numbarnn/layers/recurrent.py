@@ -229,6 +229,7 @@ class Recurrent(Layer):
         dx = run.prepare_backward(packed, input_gradient, dfinal)
         run.backward()
         run.weight_gradients()
+        self.release_pass()
         dinitial = self._hand_out(run.initial_gradients())
         if dx is None:
             return None, dinitial

@@ -74,6 +74,7 @@ class StatelessLayer(Layer):
         dx = run.prepare_backward(packed, need_dx=not self.takes_tokens)
         run.backward()
         run.weight_gradients()
+        self.release_pass()
         if dx is None:
             return None
         return unpack_steps(dx, self.known_input_size, form, layout)

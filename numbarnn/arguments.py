@@ -63,6 +63,45 @@ def seed(name: str, value: Any) -> int:
     return int(value)
 
 
+def array(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of real numbers, if it is one."""
+    return _array_of(name, value, "fiub", "real numbers")
+
+
+def integers(name: str, value: Any, what: str = "integers") -> np.ndarray:
+    """`value` as an array of integers, if it is one."""
+    return _array_of(name, value, "iu", what)
+
+
+def _array_of(name: str, value: Any, kinds: str, what: str) -> np.ndarray:
+    try:
+        result = np.asarray(value)
+    except ValueError as error:  # rows of unequal length inside
+        raise ValueError(f"{name} is not a regular array: {error}") from None
+    if result.dtype.kind not in kinds:
+        raise TypeError(f"{name} must hold {what}, not {result.dtype}")
+    return result
+
+
+def finite_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """`value` as an array of this shape and dtype, if all its numbers are finite in that dtype."""
+    result = array(name, value)
+    if result.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {result.shape}")
+    result = rounded(result, dtype)
+    if not np.isfinite(result).all():
+        raise ValueError(
+            f"{name} must be finite as {np.dtype(dtype)}; it holds NaN, infinity or too large a number"
+        )
+    return result
+
+
+def rounded(numbers: np.ndarray, dtype: Any) -> np.ndarray:
+    """`numbers` in another dtype; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype, copy=False)
+
+
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     """`value`, if it is among the `allowed` names."""
     if not isinstance(value, str) or value not in allowed:

@@ -110,7 +110,7 @@ def _check_types(function, classes, weights, **arrays):
         if not fits:
             raise TypingError(f"{function}: {name} must be a contiguous 1-D {dtype} array, not {array}")
         if name != "x" and not array.mutable:
-            raise TypingError(f"{function}: {name} is overwritten and must be writable, not {array}")
+            raise TypingError(f"{function}: {name} must be writable, as it is overwritten, not {array}")
 
 
 @overload(rnn_step, jit_options=STEP_OPTIONS)

@@ -104,13 +104,10 @@ class Sequential:
         """
         size = arguments.count("input_size", input_size)
         seed = arguments.seed("seed", seed)
+        self._size_of_output(size)
         for i, layer in enumerate(self.layers):
             if not layer.built:
                 layer.build(size, seed=int(seed_of(seed, 0, i)))
-            elif not layer.takes_tokens and layer.input_size != size:
-                raise ValueError(
-                    f"layer {i} ({layer!r}) was built for {layer.input_size} features, not {size}"
-                )
             size = layer.output_size(size)
 
     @property
@@ -149,6 +146,8 @@ class Sequential:
             If a name is missing or unknown, or a value does not fit. Nothing is changed then.
         """
         self._require_built("set_parameters")
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"parameters must be a dict of arrays, not {type(parameters).__name__}")
         names = list(self.parameters)
         unknown = [name for name in parameters if name not in names]
         if unknown:
@@ -168,6 +167,9 @@ class Sequential:
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""
+        sizes = [layer.flat_values.size for layer in self.layers]
+        if [np.size(values) for values in snapshot] != sizes:
+            raise ValueError(f"snapshot must be one of this model, with parts of {sizes} numbers")
         for layer, values in zip(self.layers, snapshot, strict=True):
             layer.flat_values[...] = values
             layer.version += 1
@@ -285,16 +287,12 @@ class Sequential:
         steps = self._read(x, "x")
         size = self._size_of_output(steps.width())
         samples = self._label(steps, y, chosen_loss, size, sample_weight, class_weight)
-        validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-                raise ValueError("validation_data must be a pair (x, y)")
-            validation = self._label(
-                self._read(validation_data[0], "validation_data x", steps.width()),
-                validation_data[1],
-                chosen_loss,
-                size,
-            )
+        validation = self._read_validation(validation_data, steps.width(), chosen_loss, size)
+        names = ["loss", chosen_loss.metric, "grad_norm", "learning_rate", "seconds"]
+        if validation is not None:
+            names[2:2] = ["val_loss", f"val_{chosen_loss.metric}"]
+        for callback in callbacks:
+            callback.check_numbers(names)
         self.build(steps.width(), seed)
         self._loss = chosen_loss
         history = fit(
@@ -303,6 +301,16 @@ class Sequential:
         )  # fmt: skip
         history.compile_seconds = compile_clock.seconds - compiled_before
         return history
+
+    def _read_validation(self, pair: Any, features: int, loss: Loss, size: int) -> LabelledSamples | None:
+        if pair is None:
+            return None
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError("validation_data must be a pair (x, y)")
+        try:
+            return self._label(self._read(pair[0], "x", features), pair[1], loss, size)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"validation_data {error}") from None
 
     def evaluate(self, x: Any, y: Any, loss: str | Loss | None = None) -> dict[str, float]:
         """Mean loss, and accuracy or mean absolute error, over all rows or valid steps.
@@ -322,8 +330,8 @@ class Sequential:
         self._require_built("evaluate")
         chosen = self._known_loss("evaluate") if loss is None else get_loss(loss)
         steps = self._read(x, "x")
-        samples = self._label(steps, y, chosen, self.output_size)
-        return evaluate(self.layers, samples, chosen, self.output_size)
+        size = self._size_of_output(steps.width())
+        return evaluate(self.layers, self._label(steps, y, chosen, size), chosen, size)
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """The last layer's output.
@@ -347,7 +355,7 @@ class Sequential:
         per_step = self._gives_sequence(steps.form)
         form = steps.form if per_step else vector_form(steps.rows)
         total = steps.values.shape[0] if per_step else steps.rows
-        flat = np.zeros((total, self.output_size), self.dtype)
+        flat = np.zeros((total, self._size_of_output(steps.width())), self.dtype)
         chain = Chain(self.layers, training=False)
         for rows in batches(np.arange(steps.rows), batch_size):
             batch_form = samples.form_of(rows)
@@ -389,7 +397,12 @@ class Sequential:
         return steps
 
     def _size_of_output(self, size: int) -> int:
-        for layer in self.layers:
+        """Features of the output for an input of this many, if all layers fit one another."""
+        for i, layer in enumerate(self.layers):
+            if layer.built and not layer.takes_tokens and layer.input_size != size:
+                raise ValueError(
+                    f"layer {i} ({layer!r}) was built for {layer.input_size} features, not {size}"
+                )
             size = layer.output_size(size)
         return size
 

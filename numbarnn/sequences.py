@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn import arguments
 from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
@@ -182,7 +183,7 @@ def read_steps(
         If the rank, the lengths or the number of features do not fit, or there is nothing in `x`.
     """
     rank = 2 if tokens else 3
-    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object):
+    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim > 0):
         if lengths is not None:
             raise ValueError(f"lengths is for arrays; rows of a list {name} have their own length")
         return _read_rows(x, dtype, name, rank - 1, tokens)
@@ -190,6 +191,8 @@ def read_steps(
     if array.size == 0:
         raise ValueError(f"{name} is empty: its shape is {array.shape}")
     if not time and array.ndim == rank - 1:
+        if lengths is not None:
+            raise ValueError(f"lengths is for sequences; {name} has one vector a row")
         form = vector_form(len(array))
         return Steps(array, form)
     if array.ndim != rank:
@@ -227,25 +230,15 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
 
 def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
     """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
-    try:
-        array = np.asarray(x)
-    except ValueError as error:  # rows of unequal length inside one entry
-        raise ValueError(f"{name} is not a regular array: {error}") from None
     if tokens:
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"{name} must hold integers (tokens), not {array.dtype}")
-        return np.ascontiguousarray(array, np.int64)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
-    return np.ascontiguousarray(array, dtype)
+        return np.ascontiguousarray(arguments.integers(name, x, "integers (tokens)"), np.int64)
+    return np.ascontiguousarray(arguments.rounded(arguments.array(name, x), dtype))
 
 
 def _read_lengths(lengths: Any, rows: int, steps: int) -> np.ndarray:
     if lengths is None:
         return np.full(rows, steps, np.int64)
-    array = np.asarray(lengths)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"lengths must hold integers, not {array.dtype}")
+    array = arguments.integers("lengths", lengths)
     if array.shape != (rows,):
         raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
     if array.min() < 1 or array.max() > steps:
@@ -256,21 +249,35 @@ def _read_lengths(lengths: Any, rows: int, steps: int) -> np.ndarray:
 
 
 @kernel
+def _first_bad(values, starts, lengths):
+    """The first flat row, among the valid ones, with NaN or infinity in it, or -1."""
+    for b in range(starts.size):
+        for row in range(starts[b], starts[b] + lengths[b]):
+            finite = True
+            for j in range(values.shape[1]):
+                finite &= np.isfinite(values[row, j])
+            if not finite:
+                return row
+    return -1
+
+
+def check_finite(steps: Steps, name: str) -> None:
+    """Raise a ValueError that says where, if a valid step holds NaN or infinity."""
+    bad = _first_bad(steps.values, steps.form.starts, steps.form.lengths)
+    if bad >= 0:
+        place = describe_place(steps.form, bad)
+        raise ValueError(f"{name} must be finite: {place} holds NaN or infinity (as {steps.values.dtype})")
+
+
+@kernel
 def _gather(values, starts, order, active, offset, packed):
-    """Flat rows into the packed matrix; the number of the first flat row with NaN or infinity, or -1."""
-    bad = -1
+    """Flat rows into the packed matrix."""
     for t in range(active.size):
         for b in range(active[t]):
             source = starts[order[b]] + t
             target = offset[t] + b
-            finite = True
             for j in range(values.shape[1]):
-                value = values[source, j]
-                finite &= np.isfinite(value)
-                packed[target, j] = value
-            if not finite and bad < 0:
-                bad = source
-    return bad
+                packed[target, j] = values[source, j]
 
 
 @kernel
@@ -284,20 +291,12 @@ def _scatter(packed, starts, order, active, offset, values):
                 values[target, j] = packed[source, j]
 
 
-def pack_steps(steps: Steps, layout: Layout, name: str, out: np.ndarray | None = None) -> np.ndarray:
-    """The matrix (N, features padded to whole vectors) that kernels read.
-
-    Raises
-    ------
-    ValueError
-        If there is NaN or infinity in it, saying where.
-    """
+def pack_steps(steps: Steps, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
+    """The matrix (N, features padded to whole vectors) that kernels read."""
     if out is None:
         width = padded(steps.values.shape[1], steps.values.dtype)
         out = aligned_zeros((layout.total, width), steps.values.dtype)
-    bad = _gather(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
-    if bad >= 0:
-        raise ValueError(f"{name} must be finite: {describe_place(steps.form, bad)} holds NaN or infinity")
+    _gather(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
     return out
 
 
@@ -351,6 +350,8 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
         If it does not, or holds NaN or infinity.
     """
     if form.is_list:
+        if not isinstance(dy, (list, tuple, np.ndarray)):
+            raise TypeError(f"{name} must be a list of arrays like the output, not {type(dy).__name__}")
         steps = read_steps(list(dy), dtype, name)
         if steps.lengths.shape != form.lengths.shape or (steps.lengths != form.lengths).any():
             raise ValueError(f"{name} must have the rows and lengths of the output")
@@ -363,6 +364,7 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
         flat = array.reshape(-1, size)
     if flat.shape[1] != size:
         raise ValueError(f"{name} must have the output's {size} features, not {flat.shape[1]}")
+    check_finite(Steps(flat, form), name)
     return flat
 
 

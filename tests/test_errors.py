@@ -770,7 +770,7 @@ FIT_ARGUMENTS = [
     ("class_weight", {1.0: 1.0}, ValueError, r"class_weight has the label 1\.0"),
     ("class_weight", {"a": 1.0}, ValueError, "class_weight has the label 'a'"),
     ("class_weight", {True: 1.0}, ValueError, "class_weight has the label True"),
-    ("class_weight", {0: -1.0}, ValueError, r"class_weight\[0\] must be finite and not negative, not -1.0"),
+    ("class_weight", {0: -1.0}, ValueError, r"class_weight\[0\] must be finite and at least 0, got -1.0"),
     ("class_weight", {0: np.nan}, ValueError, r"class_weight\[0\] must be finite"),
     ("class_weight", {0: "1"}, TypeError, r"class_weight\[0\] must be"),
     ("class_weight", {0: None}, TypeError, r"class_weight\[0\] must be"),

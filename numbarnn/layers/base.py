@@ -10,7 +10,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import Form, Layout, Steps, pack_steps, read_steps
+from numbarnn.sequences import Form, Layout, Steps, check_finite, pack_steps, read_steps
 
 FLOAT_DTYPES = ("float32", "float64")
 LARGEST_SPARE_BYTES = 64 * 2**20  # buffers of a prediction that are kept for the next
@@ -107,7 +107,7 @@ class Layer:
         """
         input_size = arguments.count("input_size", input_size)
         shapes = self.parameter_shapes(input_size)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(arguments.seed("seed", seed))
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         self.flat_values = aligned_zeros(sum(sizes), self.dtype)
         self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
@@ -162,6 +162,8 @@ class Layer:
 
     def check_parameters(self, parameters: Mapping[str, Any], owner: str = "") -> dict[str, np.ndarray]:
         """`parameters` as arrays that fit, or a ValueError that names the entry that does not."""
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"{owner}parameters must be a dict of arrays, not {type(parameters).__name__}")
         missing = [name for name in self.values if name not in parameters]
         unknown = [name for name in parameters if name not in self.values]
         if missing or unknown:
@@ -170,14 +172,7 @@ class Layer:
             raise ValueError(f"{owner}parameters must be exactly {list(self.values)}; {'; '.join(said)}")
         new = {}
         for name, values in self.values.items():
-            array = np.asarray(parameters[name])
-            if array.dtype.kind not in "fiub":
-                raise TypeError(f"{owner}{name} must hold real numbers, not {array.dtype}")
-            if array.shape != values.shape:
-                raise ValueError(f"{owner}{name} must have shape {values.shape}, not {array.shape}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{owner}{name} must be finite; it holds NaN or infinity")
-            new[name] = array.astype(self.dtype)
+            new[name] = arguments.finite_array(owner + name, parameters[name], values.shape, self.dtype)
         return new
 
     def count_parameters(self) -> int:
@@ -186,18 +181,15 @@ class Layer:
 
     def read_input(self, x: Any, lengths: Any, name: str = "x") -> Steps:
         """Check the input; a layer without a dtype of its own takes the input's."""
+        dtype = _float_dtype_of(x) if self.follows_input_dtype else self.dtype
+        vectors, tokens = self.takes_vectors, self.takes_tokens
+        steps = read_steps(x, dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
+        if not self.takes_tokens:
+            if self.built and steps.width() != self.input_size:
+                raise ValueError(f"{name} must have {self.input_size} features, not {steps.width()}")
+            check_finite(steps, name)
         if self.follows_input_dtype:
-            self.use_dtype(_float_dtype_of(x))
-        steps = read_steps(
-            x,
-            self.dtype,
-            name,
-            lengths=lengths,
-            time=not self.takes_vectors,
-            tokens=self.takes_tokens,
-        )
-        if self.built and not self.takes_tokens and steps.width() != self.input_size:
-            raise ValueError(f"{name} must have {self.input_size} features, not {steps.width()}")
+            self.use_dtype(dtype)
         return steps
 
     @property
@@ -207,8 +199,8 @@ class Layer:
         return self.input_size
 
     def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
-        """The matrix of inputs in packed order, checked."""
-        return pack_steps(steps, layout, "x")
+        """The matrix of inputs in packed order."""
+        return pack_steps(steps, layout)
 
     def take_pass(self, training: bool) -> Any:
         """A pass that nobody uses, with the buffers of an earlier call where there is one."""

@@ -170,18 +170,20 @@ class Recurrent(Layer):
         TypeError, ValueError
             If an argument does not fit; it is named.
         """
-        steps = self.read_input(x, lengths)
+        return self._forward(x, initial_state, lengths, training, seed, ("x", "initial_state"))
+
+    def _forward(self, x, initial_state, lengths, training, seed, names):
+        """`forward`, whose errors call the first two arguments by these names."""
+        training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
+        steps = self.read_input(x, lengths, names[0])
         layout = layout_of(steps.form)
-        initial = self._read_states(initial_state, steps.rows, layout, "initial_state")
-        run = self.take_pass(training)
-        packed_x = pack_steps(
-            steps, layout, "x", run.buffers.matrix("x", layout.total, padded(steps.width(), self.dtype))
-        )
+        initial = self._read_states(initial_state, steps.rows, layout, names[1])
         if not self.built:
             self.build(steps.width())
-        _, y = run.prepare(
-            layout, packed_x, arguments.seed("seed", seed) if training else None, initial, sequence=True
-        )
+        run = self.take_pass(training)
+        room = run.buffers.matrix("x", layout.total, padded(steps.width(), self.dtype))
+        packed_x = pack_steps(steps, layout, room)
+        _, y = run.prepare(layout, packed_x, seed if training else None, initial, sequence=True)
         run.forward()
         result = unpack_steps(y, self.output_size(0), steps.form, layout)
         state = self._hand_out(run.final_states())
@@ -220,12 +222,8 @@ class Recurrent(Layer):
         input_gradient = arguments.flag("input_gradient", input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, layout, "dstate")
-        packed = pack_steps(
-            Steps(flat, form),
-            layout,
-            "dy",
-            run.buffers.matrix("dy", layout.total, padded(flat.shape[1], self.dtype)),
-        )
+        room = run.buffers.matrix("dy", layout.total, padded(flat.shape[1], self.dtype))
+        packed = pack_steps(Steps(flat, form), layout, room)
         dx = run.prepare_backward(packed, input_gradient, dfinal)
         run.backward()
         run.weight_gradients()
@@ -259,10 +257,10 @@ class Recurrent(Layer):
         """
         if self.bidirectional:
             raise ValueError("step needs a one-way layer: a bidirectional one reads the future")
-        x_t = np.asarray(x_t)
+        x_t = arguments.array("x_t", x_t)
         if x_t.ndim != 2:
             raise ValueError(f"x_t must have shape (B, I), not {x_t.shape}")
-        y, state = self.forward(x_t[:, None], initial_state=state)
+        y, state = self._forward(x_t[:, None], state, None, False, None, ("x_t", "state"))
         return y[:, 0], state
 
     def kernel_weights(self) -> Any:
@@ -301,14 +299,8 @@ class Recurrent(Layer):
         shape = (self.num_layers * self.directions, rows, self.hidden_size)
         result = []
         for label, part in zip(names, parts, strict=True):
-            array = np.asarray(part)
-            if array.dtype.kind not in "fiub":
-                raise TypeError(f"{name} ({label}) must hold real numbers, not {array.dtype}")
-            if array.shape != shape:
-                raise ValueError(f"{name} ({label}) must have shape {shape}, not {array.shape}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} ({label}) must be finite; it holds NaN or infinity")
-            result.append(array[:, layout.order].astype(self.dtype, copy=False))
+            array = arguments.finite_array(f"{name} ({label})", part, shape, self.dtype)
+            result.append(array if layout.in_order else array[:, layout.order])
         return tuple(result)
 
     def _hand_out(self, states):

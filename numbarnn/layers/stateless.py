@@ -34,13 +34,14 @@ class StatelessLayer(Layer):
         TypeError, ValueError
             If `x` or `lengths` does not fit.
         """
+        training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
         steps = self.read_input(x, lengths)
         layout = layout_of(steps.form)
         x_packed = self.pack_input(steps, layout)
         if not self.built:
             self.build(steps.width())
         run = self.take_pass(training)
-        out_layout, y = run.prepare(layout, x_packed, arguments.seed("seed", seed) if training else None)
+        out_layout, y = run.prepare(layout, x_packed, seed if training else None)
         run.forward()
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
         result = unpack_steps(y, self.output_size(self.known_input_size), out_form, out_layout)
@@ -70,7 +71,7 @@ class StatelessLayer(Layer):
         run, form, layout, out_form, out_layout = self.latest_pass()
         size = self.output_size(self.known_input_size)
         flat = read_like(dy, out_form, size, self.dtype, "dy")
-        packed = pack_steps(Steps(flat, out_form), out_layout, "dy")
+        packed = pack_steps(Steps(flat, out_form), out_layout)
         dx = run.prepare_backward(packed, need_dx=not self.takes_tokens)
         run.backward()
         run.weight_gradients()

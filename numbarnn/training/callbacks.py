@@ -1,7 +1,7 @@
 """What may look on at a fit and stop it: callbacks, early stopping, and the history that a fit returns."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numbarnn.arguments import count, nonnegative, one_of
@@ -31,6 +31,15 @@ class Callback:
     """
 
     stop: bool = False
+
+    def check_numbers(self, names: Sequence[str]) -> None:
+        """Before anything else: raise a ValueError if a number that the callback needs is not among these.
+
+        Parameters
+        ----------
+        names : sequence of str
+            What the history will keep of every epoch.
+        """
 
     def on_fit_begin(self, model: Any) -> None:
         """Before the first epoch; a callback that is used again begins anew here."""
@@ -123,16 +132,19 @@ class EarlyStopping(Callback):
         self._waited = 0
         self._snapshot: Any = None
 
+    def check_numbers(self, names: Sequence[str]) -> None:
+        if self.monitor not in names:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"monitor={self.monitor!r} is not among the numbers of this fit, "
+                f"{', '.join(map(repr, names))}{hint}"
+            )
+
     def on_fit_begin(self, model: Any) -> None:
         self._begin()
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
-        if self.monitor not in logs:
-            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
-            raise ValueError(
-                f"monitor={self.monitor!r} is not among the numbers of this fit, "
-                f"{', '.join(map(repr, logs))}{hint}"
-            )
+        self.check_numbers(list(logs))
         self._last_epoch = epoch
         value = logs[self.monitor]
         if self._is_better(value):

@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.sequences import Form, Layout, Steps, flat_rows, pack_steps, pack_tokens, read_steps
+from numbarnn import arguments
+from numbarnn.sequences import (
+    Form,
+    Layout,
+    Steps,
+    check_finite,
+    flat_rows,
+    pack_steps,
+    pack_tokens,
+    read_steps,
+)
 from numbarnn.training.losses import Loss
 
 
@@ -46,7 +56,7 @@ class Samples:
     def pack(self, form: Form, layout: Layout) -> np.ndarray:
         """The inputs of a batch in packed order."""
         batch = Steps(self.steps.values, form)
-        return pack_tokens(batch, layout) if self.tokens else pack_steps(batch, layout, "x")
+        return pack_tokens(batch, layout) if self.tokens else pack_steps(batch, layout)
 
 
 class LabelledSamples(Samples):
@@ -117,6 +127,8 @@ def _row_targets(y: Any, rows: int) -> np.ndarray:
 
 def _flat_targets(y: Any, form: Form) -> np.ndarray:
     """Targets of every step, flat and in the order of the steps of x."""
+    if not isinstance(y, (list, tuple, np.ndarray)):
+        raise TypeError(f"y must be a list or an array of targets, not {type(y).__name__}")
     if len(y) != form.lengths.size:
         raise ValueError(
             f"y must have targets for each of the {form.lengths.size} rows of x, not for {len(y)}"
@@ -128,6 +140,9 @@ def _flat_targets(y: Any, form: Form) -> np.ndarray:
                 f"y[{i}] must have one target for each of the {count} steps of x[{i}]: the model's output is"
                 f" a sequence; it has shape {row.shape}"
             )
+    ranks = {row.ndim for row in rows}
+    if len(ranks) > 1:
+        raise ValueError(f"y must have targets of one rank in all rows, not of {sorted(ranks)}")
     return np.concatenate(rows)
 
 
@@ -139,9 +154,7 @@ def _as_array(y: Any, name: str) -> np.ndarray:
 
 
 def _read_sample_weight(sample_weight: Any, rows: int) -> np.ndarray:
-    array = np.asarray(sample_weight)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"sample_weight must hold real numbers, not {array.dtype}")
+    array = arguments.array("sample_weight", sample_weight)
     if array.shape != (rows,):
         raise ValueError(f"sample_weight must have shape ({rows},), one a row of x, not {array.shape}")
     if not np.isfinite(array).all() or (array < 0).any():
@@ -154,7 +167,7 @@ def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndar
     if targets.shape[1:] == (1,) and np.isin(targets, (0.0, 1.0)).all():
         targets, size = targets[:, 0].astype(np.int64), 2  # yes or no
     if targets.ndim != 1 or targets.dtype.kind != "i":
-        raise ValueError("class_weight needs labels in y, one class a target")
+        raise ValueError("class_weight needs integer labels in y, one class a target")
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ValueError(f'class_weight must be a dict or "balanced", not {class_weight!r}')
@@ -167,9 +180,7 @@ def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndar
     for label, weight in class_weight.items():
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < size:
             raise ValueError(f"class_weight has the label {label!r}; labels are 0..{size - 1}")
-        if not np.isfinite(weight) or weight < 0:
-            raise ValueError(f"class_weight[{label}] must be finite and not negative, not {weight!r}")
-        per_class[label] = weight
+        per_class[label] = arguments.nonnegative(f"class_weight[{label}]", weight)
     return per_class[targets]
 
 
@@ -177,5 +188,5 @@ def read_samples(x: Any, dtype, name: str, *, time: bool, tokens: bool) -> Steps
     """`read_steps` for a fit, with a check that all numbers are finite before anything begins."""
     steps = read_steps(x, dtype, name, time=time, tokens=tokens)
     if not tokens:
-        pack_steps(steps, Layout(steps.lengths), name)
+        check_finite(steps, name)
     return steps

@@ -167,6 +167,11 @@ def fit(
                     callback.on_epoch_end(model, epoch, logs)
                 if any(callback.stop for callback in callbacks):
                     break
+            if not all(np.isfinite(values).all() for values in step.values):
+                raise FloatingPointError(
+                    "the last step left parameters that are not finite: training has diverged. Lower the"
+                    " learning rate, set clip_norm, or scale the inputs"
+                )
             for callback in callbacks:
                 callback.on_fit_end(model)
         finally:

@@ -10,7 +10,7 @@ import numpy as np
 
 import numbarnn
 
-EPOCHS = 40
+EPOCHS = 30
 QUICK_EPOCHS = 3
 
 
@@ -41,7 +41,7 @@ x_train, x_test = standardise(x_train, x_test)
 
 model = numbarnn.Sequential(
     numbarnn.Dropout(0.2),
-    numbarnn.GRU(64, bidirectional=True, return_sequences=True),
+    numbarnn.GRU(96, bidirectional=True, return_sequences=True),
     numbarnn.MaxOverTime(),
     numbarnn.Dropout(0.3),
     numbarnn.Dense(9),

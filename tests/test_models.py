@@ -1,5 +1,7 @@
 """Sequential: what is fitted, on what, with which numbers; predictions, histories and parameters."""
 
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -109,7 +111,9 @@ def test_learns_numbers():
     scores = model.evaluate(X, y)
     assert list(scores) == ["loss", "mae"]
     errors = model.predict(X) - y
-    assert scores == pytest.approx({"loss": np.mean(errors**2), "mae": np.mean(np.abs(errors))}, rel=1e-3)
+    assert scores == pytest.approx(
+        {"loss": np.mean(errors**2), "mae": np.mean(np.abs(errors))}, rel=1e-3, abs=1e-6
+    )
     assert scores["mae"] < 0.25 * np.mean(np.abs(y))
 
 
@@ -224,6 +228,15 @@ def test_class_weights_are_weights_of_rows_or_steps(make, y):
                 weights = weights * row_weights[row_of]
             history = fit(model, y=y, class_weight=given, sample_weight=sample_weight)
             assert history["loss"] == [pytest.approx(np.sum(weights * losses) / np.sum(weights), rel=1e-12)]
+
+
+def test_class_weights_of_yes_and_no():
+    results = []
+    for weights in ({"class_weight": {1: 3.0}}, {"sample_weight": [1.0 + 2.0 * label for label in Y]}):
+        model = Sequential(LSTM(5, dtype="float64"), Dense(1, dtype="float64"))
+        history = fit(model, loss="binary_cross_entropy", **weights)
+        results.append((model.parameters, np.array(history["loss"])))
+    assert_close(results[0], results[1], 1e-12)
 
 
 def test_balanced_weights_are_those_of_a_dict():
@@ -577,6 +590,25 @@ def test_snapshot_and_restore():
     assert_same(tuple(snapshot), tuple(parameters))
 
 
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
+def test_copies_are_independent(duplicate):
+    model = classifier()
+    fit(model, epochs=2)
+    twin = duplicate(model)
+    outputs = model.predict(X)
+    assert_same(twin.predict(X), outputs)
+    assert_same(twin.predict_proba(X), model.predict_proba(X))  # the loss is known, too
+    fit(twin)
+    assert_same(model.predict(X), outputs)
+    fit(model)
+    assert_same(twin.parameters, model.parameters)
+    unbuilt = duplicate(classifier())
+    assert not unbuilt.built
+    fit(unbuilt)
+
+
 def test_layers_of_a_model_share_its_parameters():
     model = classifier()
     fit(model)
@@ -599,7 +631,7 @@ def test_layers_built_beforehand_are_used_as_they_are():
 
 def test_callers_arrays_are_left_alone():
     x, y, weights = np.stack(random_rows(lengths=[4] * 6)), np.arange(6) % 2, np.arange(6.0)
-    copies = [array.copy() for array in (x, y, weights)]
+    before = [array.copy() for array in (x, y, weights)]
     for array in (x, y, weights):
         array.flags.writeable = False
     model = classifier()
@@ -608,8 +640,8 @@ def test_callers_arrays_are_left_alone():
     kept = y_predicted.copy()
     model.predict(2.0 * x)
     assert_same(y_predicted, kept)
-    for array, copy in zip((x, y, weights), copies, strict=True):
-        assert_same(array, copy)
+    for array, kept in zip((x, y, weights), before, strict=True):
+        assert_same(array, kept)
 
 
 # ---- what is printed -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
 SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 HALF = np.uint64(32)
+MASK = 0xFFFFFFFFFFFFFFFF
 
 
 @inlined
@@ -28,7 +29,18 @@ def mix(bits):
 
 def seed_of(*parts: int) -> np.uint64:
     """One 64-bit seed from several integers (the seed of a fit, the step, the layer, ...)."""
-    return np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0]
+    seed = 0
+    for part in parts:
+        seed = _mix_integer(seed ^ (int(part) + int(GOLDEN)))
+    return np.uint64(seed)
+
+
+def _mix_integer(bits: int) -> int:
+    """`mix` on Python's integers, which is faster than on single NumPy numbers."""
+    bits &= MASK
+    bits = ((bits ^ bits >> int(SHIFTS[0])) * int(FIRST_FACTOR)) & MASK
+    bits = ((bits ^ bits >> int(SHIFTS[1])) * int(SECOND_FACTOR)) & MASK
+    return bits ^ bits >> int(SHIFTS[2])
 
 
 @inlined

@@ -1,9 +1,8 @@
 """Pooling over time: the mean or the maximum of a sequence's valid steps."""
 
-import numpy as np
-
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
+from numbarnn.engine.simd import absolute, fma, lane_count, load, select, store, zero_like
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 
@@ -52,22 +51,25 @@ def _mean_backward(team, cuts, dy, dx, lengths, active, offset):
 def _max_forward_rows(part, arguments):
     cuts, x, y, winners, active, offset = arguments
     row_start, row_stop = cuts[part], cuts[part + 1]
-    for b in range(row_start, row_stop):
-        for j in range(x.shape[1]):
-            y[b, j] = x[b, j]
-            winners[b, j] = 0
+    width, stride = lane_count(x), x.shape[1]
+    for i in range(row_start * stride, row_stop * stride, width):
+        store(y, i, load(x, i))
+        store(winners, i, zero_like(load(x, i)))
     for t in range(1, active.size):
         for b in range(row_start, min(row_stop, active[t])):
-            for j in range(x.shape[1]):
-                value = x[offset[t] + b, j]
-                if value > y[b, j] or np.isnan(value):
-                    y[b, j] = value
-                    winners[b, j] = t
+            for column in range(0, stride, width):
+                best = load(y, b * stride + column)
+                value = load(x, (offset[t] + b) * stride + column)
+                larger = value > best
+                # The product adds 0, or NaN where the best so far is NaN: it stays.
+                store(y, b * stride + column, fma(best, 0.0, select(value <= best, best, value)))
+                winner = load(winners, b * stride + column)
+                store(winners, b * stride + column, select(larger, float(t), winner))
 
 
 @kernel
 def _max_forward(team, cuts, x, y, winners, active, offset):
-    """y[b] = the maximum over time of row b; winners, the step it came from (the first; NaN wins)."""
+    """y[b] = the maximum over time of row b; winners, the first step that has it (a whole number)."""
     fork(team, cuts.size - 1, _max_forward_rows, (cuts, x, y, winners, active, offset))
 
 
@@ -75,11 +77,14 @@ def _max_forward(team, cuts, x, y, winners, active, offset):
 def _max_backward_rows(part, arguments):
     cuts, dy, dx, winners, active, offset = arguments
     row_start, row_stop = cuts[part], cuts[part + 1]
-    zero = dy.dtype.type(0.0)
+    width, stride = lane_count(dy), dy.shape[1]
     for t in range(active.size):
         for b in range(row_start, min(row_stop, active[t])):
-            for j in range(dy.shape[1]):
-                dx[offset[t] + b, j] = dy[b, j] if winners[b, j] == t else zero
+            for column in range(0, stride, width):
+                # Whole numbers: within half a step of t is t.
+                distance = absolute(load(winners, b * stride + column) - float(t))
+                gradient = load(dy, b * stride + column)
+                store(dx, (offset[t] + b) * stride + column, select(distance < 0.5, gradient, 0.0))
 
 
 @kernel
@@ -113,7 +118,7 @@ class MeanPass(_PoolingPass):
 
 class MaxPass(_PoolingPass):
     def prepare(self, layout, x, seed):
-        self.winners = np.empty((layout.rows, x.shape[1]), np.int64)
+        self.winners = self.buffers.matrix("winners", layout.rows, x.shape[1])
         return super().prepare(layout, x, seed)
 
     def forward(self):

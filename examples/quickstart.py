@@ -1,7 +1,9 @@
 """Tell nine speakers apart by the way they say two Japanese vowels.
 
 Fits a bidirectional GRU on 270 utterances of 7 to 26 steps and 12 channels, and tests it on 370 others.
-The settings were chosen by cross-validation within the 270.
+The settings were chosen by cross-validation within the 270: accuracy 0.985 over random folds, 0.967 over
+folds that leave out consecutive recordings, 0.950 where one half of a speaker's recordings predicts the
+other.
 """
 
 import argparse

@@ -100,11 +100,15 @@ class CompileClock:
     def start(self) -> None:
         for listener in self.on_start:
             listener()
-        self._started.at = time.perf_counter()
+        if not hasattr(self._started, "at"):
+            self._started.at = []
+        self._started.at.append(time.perf_counter())
 
     def stop(self) -> None:
-        self.seconds += time.perf_counter() - self._started.at
+        began = self._started.at.pop()
         self.kernels += 1
+        if not self._started.at:  # the product may be compiled in the midst of a kernel
+            self.seconds += time.perf_counter() - began
 
 
 compile_clock = CompileClock()
@@ -137,6 +141,7 @@ def load_quietly(load: Callable[[], Any]) -> Any:
 def save_quietly(file: caching.IndexDataCacheFile, save: Callable[[], None]) -> None:
     """Save an entry, over a damaged index if need be; a cache that cannot be written only costs time."""
     try:
+        os.makedirs(file._cache_path, exist_ok=True)
         save()
     except DAMAGE:
         with contextlib.suppress(OSError):

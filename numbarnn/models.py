@@ -421,13 +421,7 @@ class Sequential:
 
 
 def _check_limit(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise TypeError(f"{name} must be a number or None, not {type(value).__name__}")
-    if not value > 0.0 or not np.isfinite(value):
-        raise ValueError(f"{name} must be positive and finite, not {value}")
-    return float(value)
+    return None if value is None else arguments.positive(name, value)
 
 
 def _check_callbacks(callbacks: Any) -> list[Callback]:

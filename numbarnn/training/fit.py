@@ -28,11 +28,14 @@ class Scored:
         self.loss = self.weight = self.score = 0.0
         self.count = 0
 
-    def add(self, losses: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> None:
-        self.loss += float(np.sum(losses * weights))
+    def add(self, losses: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+        """Take a batch; return its weighted sum of losses."""
+        loss = float(np.sum(losses * weights))
+        self.loss += loss
         self.weight += float(np.sum(weights))
         self.score += float(np.sum(scores))
         self.count += losses.size
+        return loss
 
     def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
         # No weight at all in these batches: the loss is 0, as its gradient was.
@@ -66,8 +69,7 @@ class TrainingStep:
             layout.active, layout.offset, 0, layout.rows,
         )  # fmt: skip
         self.chain.backward()
-        scored.add(losses, scores, batch.weights)
-        return float(np.sum(losses * batch.weights)) * scale
+        return scored.add(losses, scores, batch.weights) * scale
 
     def changed(self) -> None:
         """Tell the layers that their parameters have changed."""
@@ -90,6 +92,14 @@ def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size
         )  # fmt: skip
         scored.add(losses, scores, batch.weights)
     return scored.logs(loss.metric, prefix)
+
+
+def clip(gradients: list[np.ndarray], norm: float, clip_norm: float | None, clip_value: float | None) -> None:
+    """Clip gradients of this norm in place: by value first, then by norm."""
+    if clip_value is not None:
+        clip_by_value(gradients, clip_value)
+    if clip_norm is not None:
+        clip_by_norm(gradients, clip_norm, norm if clip_value is None else global_norm(gradients))
 
 
 def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -143,13 +153,7 @@ def fit(
                             f" {i + 1} of {len(pieces)}, at a learning rate of {rate:g}: training has"
                             " diverged. Lower the learning rate, set clip_norm, or scale the inputs"
                         )
-                    if clip_value is not None:
-                        clip_by_value(step.gradients, clip_value)
-                        norm_now = global_norm(step.gradients) if clip_norm is not None else norm
-                    else:
-                        norm_now = norm
-                    if clip_norm is not None:
-                        clip_by_norm(step.gradients, clip_norm, norm_now)
+                    clip(step.gradients, norm, clip_norm, clip_value)
                     optimizer.update(state, step.values, step.gradients, rate)
                     step.changed()
                     norms += norm

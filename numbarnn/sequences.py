@@ -7,14 +7,17 @@ valid step, ordered by time and within a time by falling length of the sequence:
 import copy
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.program import NO_FAULT
+from numbarnn.engine.rows import first_fault, pack_rows, unpack_rows
+
+FORMS_KEPT = 16  # shapes of full arrays whose forms and layouts are made once
 
 
 class Layout:
@@ -85,6 +88,10 @@ class Layout:
     def _rows_from(self, starts: np.ndarray) -> np.ndarray:
         return np.arange(self.total) + np.repeat(starts - self.offset[:-1], self.active)
 
+    def row_numbers(self, rows: slice | np.ndarray) -> np.ndarray:
+        """`first_state_rows` or `last_state_rows` as int64 numbers (B,)."""
+        return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+
     @functools.cached_property
     def first_state_rows(self) -> slice:
         """The places' rows in slot 0, B of them."""
@@ -107,7 +114,7 @@ class Layout:
         return cuts
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=FORMS_KEPT)
 def _full_layout(rows: int, steps: int) -> Layout:
     return Layout(np.full(rows, steps, np.int64))
 
@@ -115,7 +122,7 @@ def _full_layout(rows: int, steps: int) -> Layout:
 def layout_of(form: "Form") -> Layout:
     """The layout of a batch; that of a full array is made once for its shape."""
     if form.is_full:
-        return _full_layout(form.lengths.size, form.padded_steps)
+        return _full_layout(form.starts.size, form.padded_steps)
     return Layout(form.lengths)
 
 
@@ -130,9 +137,13 @@ class Form:
     padded_steps: int  # T of an array; rows shorter than this end in zeros
     is_full: bool = False  # known to have no row shorter than that
 
+    @functools.cached_property
+    def flat_rows(self) -> int:
+        """Rows of the flat matrix."""
+        return int(self.lengths.sum()) if self.is_list else self.lengths.size * self.padded_steps
 
-@dataclass(frozen=True)
-class Steps:
+
+class Steps(NamedTuple):
     """A batch as one flat matrix (or, for tokens, a vector) of steps, in the caller's order."""
 
     values: np.ndarray
@@ -200,10 +211,9 @@ def read_steps(
         raise ValueError(f"{name} must be a {wanted} or a list of rows, not an array of shape {array.shape}")
     rows, steps = array.shape[:2]
     flat = array.reshape(rows * steps, *array.shape[2:])
-    form = Form(
-        False, True, np.arange(rows) * steps, _read_lengths(lengths, rows, steps), steps, lengths is None
-    )
-    return Steps(flat, form)
+    if lengths is None:
+        return Steps(flat, full_form(rows, steps))
+    return Steps(flat, Form(False, True, np.arange(rows) * steps, _read_lengths(lengths, rows, steps), steps))
 
 
 def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
@@ -230,14 +240,14 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
 
 def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
     """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
+    if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous:
+        return x  # nothing to do: a streaming loop calls this every few microseconds
     if tokens:
         return np.ascontiguousarray(arguments.integers(name, x, "integers (tokens)"), np.int64)
     return np.ascontiguousarray(arguments.rounded(arguments.array(name, x), dtype))
 
 
 def _read_lengths(lengths: Any, rows: int, steps: int) -> np.ndarray:
-    if lengths is None:
-        return np.full(rows, steps, np.int64)
     array = arguments.integers("lengths", lengths)
     if array.shape != (rows,):
         raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
@@ -248,47 +258,17 @@ def _read_lengths(lengths: Any, rows: int, steps: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-@kernel
-def _first_bad(values, starts, lengths):
-    """The first flat row, among the valid ones, with NaN or infinity in it, or -1."""
-    for b in range(starts.size):
-        for row in range(starts[b], starts[b] + lengths[b]):
-            finite = True
-            for j in range(values.shape[1]):
-                finite &= np.isfinite(values[row, j])
-            if not finite:
-                return row
-    return -1
-
-
 def check_finite(steps: Steps, name: str) -> None:
     """Raise a ValueError that says where, if a valid step holds NaN or infinity."""
-    bad = _first_bad(steps.values, steps.form.starts, steps.form.lengths)
-    if bad >= 0:
-        place = describe_place(steps.form, bad)
-        raise ValueError(f"{name} must be finite: {place} holds NaN or infinity (as {steps.values.dtype})")
+    fault = first_fault(steps.values, steps.form.starts, steps.form.lengths)
+    if fault != NO_FAULT:
+        raise fault_error(steps.form, fault, name, steps.values.dtype)
 
 
-@kernel
-def _gather(values, starts, order, active, offset, packed):
-    """Flat rows into the packed matrix."""
-    for t in range(active.size):
-        for b in range(active[t]):
-            source = starts[order[b]] + t
-            target = offset[t] + b
-            for j in range(values.shape[1]):
-                packed[target, j] = values[source, j]
-
-
-@kernel
-def _scatter(packed, starts, order, active, offset, values):
-    """`_gather` undone."""
-    for t in range(active.size):
-        for b in range(active[t]):
-            target = starts[order[b]] + t
-            source = offset[t] + b
-            for j in range(values.shape[1]):
-                values[target, j] = packed[source, j]
+def fault_error(form: "Form", flat_row: int, name: str, dtype) -> ValueError:
+    """The error for a row that holds NaN or infinity."""
+    place = describe_place(form, flat_row)
+    return ValueError(f"{name} must be finite: {place} holds NaN or infinity (as {dtype})")
 
 
 def pack_steps(steps: Steps, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
@@ -296,7 +276,7 @@ def pack_steps(steps: Steps, layout: Layout, out: np.ndarray | None = None) -> n
     if out is None:
         width = padded(steps.values.shape[1], steps.values.dtype)
         out = aligned_zeros((layout.total, width), steps.values.dtype)
-    _gather(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
+    pack_rows(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
     return out
 
 
@@ -321,15 +301,20 @@ def flat_rows(form: Form, layout: Layout) -> np.ndarray:
 
 def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> Any:
     """A packed matrix in the caller's form: an array with zeros behind each row's end, or a list of rows."""
-    total = int(form.lengths.sum()) if form.is_list else form.lengths.size * form.padded_steps
-    flat = np.zeros((total, size), packed.dtype)
+    flat = flat_matrix(form, size, packed.dtype)
     scatter_steps(packed, form.starts, layout, flat)
     return in_form(flat, form)
 
 
+def flat_matrix(form: Form, size: int, dtype) -> np.ndarray:
+    """Room for all steps in the caller's order; rows behind a sequence's end are 0."""
+    make = np.empty if form.is_full or form.is_list else np.zeros
+    return make((form.flat_rows, size), dtype)
+
+
 def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: np.ndarray) -> None:
     """Write the rows of a packed matrix to their places in a flat one."""
-    _scatter(packed, starts, layout.order, layout.active, layout.offset, flat)
+    unpack_rows(packed, starts, layout.order, layout.active, layout.offset, flat)
 
 
 def in_form(flat: np.ndarray, form: Form) -> Any:
@@ -347,7 +332,7 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If it does not, or holds NaN or infinity.
+        If it does not. Whether its numbers are finite is the caller's to check.
     """
     if form.is_list:
         if not isinstance(dy, (list, tuple, np.ndarray)):
@@ -364,8 +349,13 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
         flat = array.reshape(-1, size)
     if flat.shape[1] != size:
         raise ValueError(f"{name} must have the output's {size} features, not {flat.shape[1]}")
-    check_finite(Steps(flat, form), name)
     return flat
+
+
+@functools.lru_cache(maxsize=FORMS_KEPT)
+def full_form(rows: int, steps: int) -> Form:
+    """The form of an array whose rows all have the same length."""
+    return Form(False, True, np.arange(rows) * steps, np.full(rows, steps, np.int64), steps, True)
 
 
 def vector_form(rows: int) -> Form:

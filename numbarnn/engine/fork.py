@@ -8,6 +8,9 @@ without a core) costs nothing: the others do its parts. What a part computes mus
 The board is an int64 array. Its first word holds the number of the job and of the parts not yet taken, so
 that one compare-exchange both takes a part and makes sure that the job is still the same: as long as a taken
 part is not done, the caller waits, and the job's arguments live.
+
+In place of a team a kernel may get a *record* (see ``program.py``): then it runs nothing, and writes down
+what it would have run.
 """
 
 import hashlib
@@ -20,6 +23,7 @@ from numba.extending import intrinsic, overload
 
 from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
 from numbarnn.engine.compile_cache import STEP_OPTIONS, inlined, kernel
+from numbarnn.engine.simd import element_pointer
 from numbarnn.engine.tile import SHARED
 
 # Words of the board, each on a cache line of its own.
@@ -35,6 +39,12 @@ LOOKS_BEFORE_YIELD = 1000
 # A team of one: parts run one after the other.
 ALONE = np.zeros(0, np.int64)
 
+# Words of a record: the function of a part, how many parts, where the record itself lies, and from the fourth
+# on the arguments. It is longer than a board, which tells the two apart.
+RECORD_FUNCTION, RECORD_PARTS, RECORD_ADDRESS, RECORD_ARGUMENTS = 0, 1, 2, 4
+RECORD_WORDS = 512
+WORD_BYTES = 8
+
 
 _yield_processor = types.ExternalFunction(
     "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
@@ -47,7 +57,7 @@ def fork(team, parts, body, arguments):
     Parameters
     ----------
     team : int64 array
-        The board of a team of threads, or `ALONE`.
+        The board of a team of threads, or `ALONE`, or a record to write down.
     parts : int
         How many parts there are.
     body : function
@@ -62,25 +72,35 @@ def fork(team, parts, body, arguments):
 @overload(fork, jit_options=STEP_OPTIONS)
 def _overload_fork(team, parts, body, arguments):
     def fork_and_join(team, parts, body, arguments):
-        function, captured = _capture(body, arguments)
-        if parts == 1 or team.size == 0:
-            for part in range(parts):
-                _call_part(function, captured, part)
-            return
-        team[FUNCTION] = function
-        team[ARGUMENTS] = captured
-        atomic_store(team, DONE, 0)
-        job = (atomic_load(team, JOB) >> PART_BITS) + 1
-        atomic_store(team, JOB, (job << PART_BITS) + parts)
-        take_parts(team)
-        looks = 0
-        while atomic_load(team, DONE) < parts:
-            looks += 1
-            if looks == LOOKS_BEFORE_YIELD:
-                looks = 0
-                _yield_processor()
+        if team.size > BOARD_WORDS:
+            team[RECORD_FUNCTION], team[RECORD_ADDRESS] = _write_down(body, arguments, team)
+            team[RECORD_PARTS] = parts
+        else:
+            function, captured = _capture(body, arguments)
+            run_parts(team, parts, function, captured)
 
     return fork_and_join
+
+
+@inlined
+def run_parts(team, parts, function, captured):
+    """Run a function of parts, given as addresses of itself and its arguments; return when all are done."""
+    if parts == 1 or team.size == 0:
+        for part in range(parts):
+            _call_part(function, captured, part)
+        return
+    team[FUNCTION] = function
+    team[ARGUMENTS] = captured
+    atomic_store(team, DONE, 0)
+    job = (atomic_load(team, JOB) >> PART_BITS) + 1
+    atomic_store(team, JOB, (job << PART_BITS) + parts)
+    take_parts(team)
+    looks = 0
+    while atomic_load(team, DONE) < parts:
+        looks += 1
+        if looks == LOOKS_BEFORE_YIELD:
+            looks = 0
+            _yield_processor()
 
 
 @inlined
@@ -118,11 +138,50 @@ def _capture(typingctx, body, arguments):
     def codegen(context, builder, sig, args):
         function = _part_function(context, builder.module, body, call, arguments)
         memory = cgutils.alloca_once_value(builder, args[1])
+        memory.align = WORD_BYTES
         word = context.get_value_type(types.intp)
         addresses = [builder.ptrtoint(pointer, word) for pointer in (function, memory)]
         return context.make_tuple(builder, pair, addresses)
 
     return pair(body, arguments), codegen
+
+
+@intrinsic
+def _write_down(typingctx, body, arguments, record):
+    """As `_capture`, with the arguments copied into a record; (address of the function, of the record)."""
+    call = body.get_call_type(typingctx, (types.intp, arguments), {})
+    pair = types.UniTuple(types.intp, 2)
+
+    def codegen(context, builder, sig, args):
+        size = context.get_abi_sizeof(context.get_value_type(arguments))
+        if size > (RECORD_WORDS - RECORD_ARGUMENTS) * WORD_BYTES:
+            raise ValueError(f"{body}: {size} bytes of arguments do not fit a record")
+        function = _part_function(context, builder.module, body, call, arguments)
+        word = context.get_value_type(types.intp)
+        first = element_pointer(context, builder, record, args[2], ir.Constant(word, 0))
+        memory = element_pointer(context, builder, record, args[2], ir.Constant(word, RECORD_ARGUMENTS))
+        lasting = _without_owners(context, builder, arguments, args[1])
+        builder.store(lasting, builder.bitcast(memory, lasting.type.as_pointer()), align=WORD_BYTES)
+        addresses = [builder.ptrtoint(pointer, word) for pointer in (function, first)]
+        return context.make_tuple(builder, pair, addresses)
+
+    return pair(body, arguments, record), codegen
+
+
+def _without_owners(context, builder, value_type, value):
+    """Arguments whose arrays own nothing: the owners that Numba made for this call are gone after it, and
+    compiled code would count references in freed memory."""
+    if isinstance(value_type, types.BaseTuple):
+        values = zip(value_type, cgutils.unpack_tuple(builder, value), strict=True)
+        return context.make_tuple(
+            builder, value_type, [_without_owners(context, builder, kind, part) for kind, part in values]
+        )
+    if isinstance(value_type, types.Array):
+        array = context.make_array(value_type)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        array.parent = ir.Constant(array.parent.type, None)
+        return array._getvalue()
+    return value
 
 
 def _part_function(context, module, body, call, arguments):
@@ -139,7 +198,7 @@ def _part_function(context, module, body, call, arguments):
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     part, address = context.call_conv.get_arguments(function)
     value_type = context.get_value_type(arguments)
-    value = builder.load(builder.inttoptr(address, value_type.as_pointer()))
+    value = builder.load(builder.inttoptr(address, value_type.as_pointer()), align=WORD_BYTES)
     context.get_function(body, call)(builder, (part, value))
     context.call_conv.return_value(builder, context.get_dummy_value())
     return function

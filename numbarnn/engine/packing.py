@@ -10,8 +10,17 @@ import math
 import numpy as np
 
 from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
 from numbarnn.engine.host import lanes, padded, registers
-from numbarnn.engine.simd import lane_count, load, load_part, store
+from numbarnn.engine.simd import (
+    lane_count,
+    load,
+    load_part,
+    load_rows,
+    store,
+    store_rows,
+    transposed,
+)
 
 ALIGNMENT = registers().width
 
@@ -46,24 +55,51 @@ def panels_for(columns: int, rows: int, panel_vectors: int, dtype) -> np.ndarray
 
 
 @inlined
-def _pack_transposed(parameter, column_map, panels):
-    """Panels of ``parameter.T``: column c is row ``column_map[c]`` of the parameter, k runs along it."""
-    width = panels.shape[2]
-    for column in range(column_map.size):
-        row = column_map[column]
-        if row >= 0:
-            panel, place = column // width, column % width
-            for k in range(parameter.shape[1]):
-                panels[panel, k, place] = parameter[row, k]
+def _whole_rows(column_map, column, width):
+    """How many of the vector's columns are rows of the parameter; they are consecutive ones."""
+    count = 0
+    while count < width and column_map[column + count] >= 0:
+        count += 1
+    return count
 
 
 @inlined
-def _pack(parameter, row_map, panels):
+def _pack_transposed(parameter, column_map, first_column, stop_column, panels):
+    """Panels of ``parameter.T``: column c is row ``column_map[c]`` of the parameter, k runs along it."""
+    width, lane = panels.shape[2], lane_count(panels)
+    length = parameter.shape[1]
+    for column in range(first_column, stop_column, lane):
+        rows = _whole_rows(column_map, column, lane)
+        source = column_map[column] * length
+        target = column // width * length * width + column % width
+        for k in range(0, length, lane):
+            count = min(lane, length - k)
+            block = transposed(load_rows(parameter, source + k, length, rows, count))
+            store_rows(panels, target + k * width, width, block, count, lane)
+
+
+@inlined
+def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
+    """`_pack_transposed` undone."""
+    width, lane = panels.shape[2], lane_count(panels)
+    length = gradient.shape[1]
+    for column in range(first_column, stop_column, lane):
+        rows = _whole_rows(column_map, column, lane)
+        target = column_map[column] * length
+        source = column // width * length * width + column % width
+        for k in range(0, length, lane):
+            count = min(lane, length - k)
+            block = transposed(load_rows(panels, source + k * width, width, count, lane))
+            store_rows(gradient, target + k, length, block, rows, count)
+
+
+@inlined
+def _pack(parameter, row_map, first_k, stop_k, panels):
     """Panels of `parameter` itself: k runs down the rows in the order of `row_map`."""
     width, lane = panels.shape[2], lane_count(panels)
     columns = parameter.shape[1]
     for panel in range(panels.shape[0]):
-        for k in range(row_map.size):
+        for k in range(first_k, stop_k):
             row = row_map[k]
             if row >= 0:
                 for place in range(0, width, lane):
@@ -76,54 +112,64 @@ def _pack(parameter, row_map, panels):
                         store(panels, target, load_part(parameter, source, left))
 
 
-@inlined
-def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
-    """`_pack_transposed` undone, for a range of columns."""
-    width = panels.shape[2]
-    for column in range(first_column, stop_column):
-        row = column_map[column]
-        if row >= 0:
-            panel, place = column // width, column % width
-            for k in range(gradient.shape[1]):
-                gradient[row, k] = panels[panel, k, place]
-
-
 @kernel
 def pack_matrix(weight, column_map, panels, panels_back):
     """Pack a plain matrix (units, inputs) for ``x @ weight.T`` and for ``dy @ weight``."""
-    _pack_transposed(weight, column_map, panels)
-    _pack(weight, column_map, panels_back)
+    _pack_transposed(weight, column_map, 0, column_map.size, panels)
+    _pack(weight, column_map, 0, column_map.size, panels_back)
 
 
-@kernel
-def pack_recurrent(weight_ih, weight_hh, bias_ih, bias_hh, input_map, recurrent_map, slot_count,
-                   input_panels, recurrent_panels, bias):  # fmt: skip
-    """Pack one layer and direction for forward; biases of size 0 stand for none.
-
-    `bias` holds, slot by slot, the sum of both biases for shared gates and one of them for apart gates.
-    """
-    _pack_transposed(weight_ih, input_map, input_panels)
-    _pack_transposed(weight_hh, recurrent_map, recurrent_panels)
+@inlined
+def _pack_recurrent_groups(part, arguments):
+    (cuts, parameters, input_map, recurrent_map, slot_count, input_panels, recurrent_panels,
+     bias) = arguments  # fmt: skip
+    weight_ih, weight_hh, bias_ih, bias_hh = parameters
+    width = lane_count(bias)
+    groups = bias.size // (slot_count * width)
+    product = input_map.size // (groups * width)
+    first_group, stop_group = cuts[part], cuts[part + 1]
+    first, stop = first_group * product * width, stop_group * product * width
+    _pack_transposed(weight_ih, input_map, first, stop, input_panels)
+    _pack_transposed(weight_hh, recurrent_map, first, stop, recurrent_panels)
     if bias_ih.size > 0:
-        width = lane_count(bias)
-        groups = bias.size // (slot_count * width)
-        product = input_map.size // (groups * width)
-        bias[:] = 0.0
-        for group in range(groups):
+        for group in range(first_group, stop_group):
+            here = group * slot_count * width
+            bias[here : here + slot_count * width] = 0.0
             for place in range(product * width):
-                packed = (group * product) * width + place
-                target = group * slot_count * width + place
+                packed = group * product * width + place
                 if input_map[packed] >= 0:
-                    bias[target] += bias_ih[input_map[packed]]
+                    bias[here + place] += bias_ih[input_map[packed]]
                 if recurrent_map[packed] >= 0:
-                    bias[target + (slot_count - product) * width] += bias_hh[recurrent_map[packed]]
+                    bias[here + place + (slot_count - product) * width] += bias_hh[recurrent_map[packed]]
 
 
 @kernel
-def pack_recurrent_back(weight_ih, weight_hh, input_map, recurrent_map, input_back, recurrent_back):
-    """Pack one layer and direction for backward."""
-    _pack(weight_ih, input_map, input_back)
-    _pack(weight_hh, recurrent_map, recurrent_back)
+def pack_recurrent(team, cuts, parameters, input_map, recurrent_map, slot_count, input_panels,
+                   recurrent_panels, bias):  # fmt: skip
+    """Pack one layer and direction for forward.
+
+    `parameters` are weight_ih, weight_hh, bias_ih and bias_hh; biases of size 0 stand for none. `bias` holds,
+    slot by slot, the sum of both biases for shared gates and one of them for apart gates. `cuts` are between
+    groups of hidden units.
+    """
+    arguments = (cuts, parameters, input_map, recurrent_map, slot_count, input_panels, recurrent_panels, bias)
+    fork(team, cuts.size - 1, _pack_recurrent_groups, arguments)
+
+
+@inlined
+def _pack_recurrent_back_groups(part, arguments):
+    cuts, parameters, input_map, recurrent_map, input_back, recurrent_back = arguments
+    weight_ih, weight_hh, _, _ = parameters
+    first, stop = cuts[part], cuts[part + 1]
+    _pack(weight_ih, input_map, first, stop, input_back)
+    _pack(weight_hh, recurrent_map, first, stop, recurrent_back)
+
+
+@kernel
+def pack_recurrent_back(team, cuts, parameters, input_map, recurrent_map, input_back, recurrent_back):
+    """Pack one layer and direction for backward; `cuts` are between packed rows."""
+    arguments = (cuts, parameters, input_map, recurrent_map, input_back, recurrent_back)
+    fork(team, cuts.size - 1, _pack_recurrent_back_groups, arguments)
 
 
 @inlined

@@ -52,7 +52,7 @@ def _drop_rows(part, arguments):
     for t in range(active.size):
         for b in range(cuts[part], min(cuts[part + 1], active[t])):
             n = offset[t] + b
-            key = mix(mix(seed + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
+            key = mix(mix(seed[0] + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
             for j in range(size):
                 bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
                 y[n, j] = x[n, j] * scale if bits >= threshold else zero
@@ -60,5 +60,8 @@ def _drop_rows(part, arguments):
 
 @kernel
 def drop(team, cuts, x, y, size, rate, seed, order, active, offset):
-    """y = x with numbers dropped at `rate` and the others scaled by 1 / (1 - rate)."""
+    """y = x with numbers dropped at `rate` and the others scaled by 1 / (1 - rate).
+
+    The seed comes as an array of one number, so that a recorded call can get a new one.
+    """
     fork(team, cuts.size - 1, _drop_rows, (cuts, x, y, size, rate, seed, order, active, offset))

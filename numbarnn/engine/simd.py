@@ -266,6 +266,25 @@ def _overload_copy_sign(magnitude, sign):
     return lambda magnitude, sign: np.copysign(magnitude, sign)
 
 
+def all_true(mask):
+    """Whether a mask is true in every lane."""
+    return np.all(mask)
+
+
+@intrinsic
+def _all_true(typingctx, mask):
+    def codegen(context, builder, sig, args):
+        bits = ir.IntType(args[0].type.count)
+        return builder.icmp_unsigned("==", builder.bitcast(args[0], bits), ir.Constant(bits, -1))
+
+    return types.boolean(mask), codegen
+
+
+@overload(all_true)
+def _overload_all_true(mask):
+    return lambda mask: _all_true(mask)
+
+
 def polynomial(x, coefficients):
     """``c[0] + c[1] x + c[2] x**2 + ...`` by Horner's rule."""
     result = x.dtype.type(coefficients[-1])
@@ -383,15 +402,28 @@ def _lane_mask(builder, count, lane_count):
     return builder.icmp_signed("<", lane_numbers, splat(builder, count, wide))
 
 
+def _emit_load_part(context, builder, array_type, array, index, count):
+    kind = context.get_value_type(vector_of(array_type.dtype))
+    pointer = vector_pointer(context, builder, array_type, array, index, kind)
+    alignment = ir.Constant(ir.IntType(32), element_bytes(kind))
+    mask = _lane_mask(builder, count, kind.count)
+    name = f"llvm.masked.load.{mangled(kind)}.p0{_pointer_suffix(kind)}"
+    return call_llvm(builder, name, kind, [pointer, alignment, mask, ir.Constant(kind, None)])
+
+
+def _emit_store_part(context, builder, array_type, array, index, value, count):
+    kind = value.type
+    pointer = vector_pointer(context, builder, array_type, array, index, kind)
+    alignment = ir.Constant(ir.IntType(32), element_bytes(kind))
+    mask = _lane_mask(builder, count, kind.count)
+    name = f"llvm.masked.store.{mangled(kind)}.p0{_pointer_suffix(kind)}"
+    call_llvm(builder, name, ir.VoidType(), [value, pointer, alignment, mask])
+
+
 @intrinsic
 def _load_part(typingctx, array, index, count):
     def codegen(context, builder, sig, args):
-        kind = context.get_value_type(vector_of(sig.args[0].dtype))
-        pointer = vector_pointer(context, builder, sig.args[0], args[0], args[1], kind)
-        alignment = ir.Constant(ir.IntType(32), element_bytes(kind))
-        mask = _lane_mask(builder, args[2], kind.count)
-        name = f"llvm.masked.load.{mangled(kind)}.p0{_pointer_suffix(kind)}"
-        return call_llvm(builder, name, kind, [pointer, alignment, mask, ir.Constant(kind, None)])
+        return _emit_load_part(context, builder, sig.args[0], *args)
 
     return vector_of(array.dtype)(array, types.intp, types.intp), codegen
 
@@ -402,12 +434,7 @@ def _store_part(typingctx, array, index, values, count):
         return None
 
     def codegen(context, builder, sig, args):
-        kind = args[2].type
-        pointer = vector_pointer(context, builder, sig.args[0], args[0], args[1], kind)
-        alignment = ir.Constant(ir.IntType(32), element_bytes(kind))
-        mask = _lane_mask(builder, args[3], kind.count)
-        name = f"llvm.masked.store.{mangled(kind)}.p0{_pointer_suffix(kind)}"
-        call_llvm(builder, name, ir.VoidType(), [args[2], pointer, alignment, mask])
+        _emit_store_part(context, builder, sig.args[0], *args)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, values, types.intp), codegen
@@ -436,6 +463,94 @@ def _overload_load_part(array, index, count):
 @overload(store_part)
 def _overload_store_part(array, index, values, count):
     return lambda array, index, values, count: _store_part(array, index, values, count)
+
+
+def load_rows(array, index, stride, rows, count):
+    """The first `count` lanes of `rows` vectors, `stride` elements apart; 0 in the rest of a square tuple."""
+    width = lanes(array.dtype)
+    return tuple(load_part(array, index + i * stride, count if i < rows else 0) for i in range(width))
+
+
+def store_rows(array, index, stride, values, rows, count):
+    """`load_rows` undone: the first `count` lanes of the first `rows` vectors."""
+    for i, value in enumerate(values[:rows]):
+        store_part(array, index + i * stride, value, count)
+
+
+def transposed(values):
+    """A square tuple of vectors with rows and columns exchanged."""
+    return tuple(np.array(values).T)
+
+
+@intrinsic
+def _load_rows(typingctx, array, index, stride, rows, count):
+    vector = vector_of(array.dtype)
+    result = types.UniTuple(vector, vector.count)
+
+    def codegen(context, builder, sig, args):
+        values, (array, index, stride, rows, count) = [], args
+        for i in range(vector.count):
+            here = builder.add(index, builder.mul(stride, ir.Constant(index.type, i)))
+            lanes_here = _count_in_row(builder, i, rows, count)
+            values.append(_emit_load_part(context, builder, sig.args[0], array, here, lanes_here))
+        return context.make_tuple(builder, result, values)
+
+    return result(array, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def _store_rows(typingctx, array, index, stride, values, rows, count):
+    def codegen(context, builder, sig, args):
+        array, index, stride, values, rows, count = args
+        for i, value in enumerate(cgutils.unpack_tuple(builder, values)):
+            here = builder.add(index, builder.mul(stride, ir.Constant(index.type, i)))
+            lanes_here = _count_in_row(builder, i, rows, count)
+            _emit_store_part(context, builder, sig.args[0], array, here, value, lanes_here)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, values, types.intp, types.intp), codegen
+
+
+def _count_in_row(builder, i, rows, count):
+    """`count`, or 0 from the row `rows` on."""
+    inside = builder.icmp_signed("<", ir.Constant(rows.type, i), rows)
+    return builder.select(inside, count, ir.Constant(count.type, 0))
+
+
+@intrinsic
+def _transposed(typingctx, values):
+    def codegen(context, builder, sig, args):
+        rows = cgutils.unpack_tuple(builder, args[0])
+        size = len(rows)
+        numbers = ir.VectorType(ir.IntType(32), size)
+        halves = [
+            ir.Constant(numbers, [first + lane // 2 + lane % 2 * size for lane in range(size)])
+            for first in (0, size // 2)
+        ]
+        # Each round interleaves row i with row i + size / 2; log2(size) rounds exchange rows and columns.
+        for _ in range(size.bit_length() - 1):
+            pairs = zip(rows[: size // 2], rows[size // 2 :], strict=True)
+            rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
+        return context.make_tuple(builder, sig.return_type, rows)
+
+    return values(values), codegen
+
+
+@overload(load_rows)
+def _overload_load_rows(array, index, stride, rows, count):
+    return lambda array, index, stride, rows, count: _load_rows(array, index, stride, rows, count)
+
+
+@overload(store_rows)
+def _overload_store_rows(array, index, stride, values, rows, count):
+    return lambda array, index, stride, values, rows, count: _store_rows(
+        array, index, stride, values, rows, count
+    )
+
+
+@overload(transposed)
+def _overload_transposed(values):
+    return lambda values: _transposed(values)
 
 
 def load_each(arrays, index):

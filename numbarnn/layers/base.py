@@ -35,6 +35,7 @@ class Layer:
     pass_class: type[Pass]
     takes_tokens = False
     takes_vectors = True  # (B, I) as well as sequences
+    checks_while_reading = False  # the pass itself finds numbers that are not finite
     follows_input_dtype = False  # without parameters and a dtype of its own
 
     def __init__(self, dtype: str) -> None:
@@ -181,13 +182,14 @@ class Layer:
 
     def read_input(self, x: Any, lengths: Any, name: str = "x") -> Steps:
         """Check the input; a layer without a dtype of its own takes the input's."""
-        dtype = _float_dtype_of(x) if self.follows_input_dtype else self.dtype
+        dtype = np.dtype(_float_dtype_of(x)) if self.follows_input_dtype else self.dtype
         vectors, tokens = self.takes_vectors, self.takes_tokens
         steps = read_steps(x, dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
         if not self.takes_tokens:
             if self.built and steps.width() != self.input_size:
                 raise ValueError(f"{name} must have {self.input_size} features, not {steps.width()}")
-            check_finite(steps, name)
+            if not self.checks_while_reading:
+                check_finite(steps, name)
         if self.follows_input_dtype:
             self.use_dtype(dtype)
         return steps
@@ -204,13 +206,14 @@ class Layer:
 
     def take_pass(self, training: bool) -> Any:
         """A pass that nobody uses, with the buffers of an earlier call where there is one."""
-        self.release_pass()  # whatever comes now is the latest forward
         try:
             return self._spare[training].pop()
         except IndexError:
             return self.pass_class(self, training)
 
     def keep(self, run: Pass, form: Form, layout: Layout, out_form: Form, out_layout: Layout) -> None:
+        """A forward has succeeded: it is the latest one from now on."""
+        self.release_pass()
         if run.training:
             self._latest = (run, form, layout, out_form, out_layout)
         elif not self._spare[False] and run.buffers.nbytes <= LARGEST_SPARE_BYTES:

@@ -49,4 +49,3 @@ class Chain:
         """Compute the gradients of all parameters."""
         for run in reversed(self.passes[self.first_trained :]):
             run.backward()
-            run.weight_gradients()

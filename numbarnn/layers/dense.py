@@ -50,8 +50,9 @@ class DensePass(Pass):
             affine_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_back,
             layer.zeros, self.dx, layout.active, layout.offset,
         )  # fmt: skip
+        self._weight_gradients()
 
-    def weight_gradients(self):
+    def _weight_gradients(self):
         layer = self.layer
         panels = layer.panels.shape[0]
         parts = min(self.threads, panels)

@@ -1,5 +1,7 @@
 """Dropout: numbers left out at random while training."""
 
+import numpy as np
+
 from numbarnn import arguments
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.layers.passes import Pass
@@ -14,7 +16,7 @@ class DropoutPass(Pass):
         self.x = x
         self.drops = self.training and self.layer.rate > 0.0
         self.y = self.buffers.matrix("y", *x.shape) if self.drops else x
-        self.seed = seed_of(seed) if self.drops else None
+        self.seed = np.array([seed_of(seed)]) if self.drops else None
         return layout, self.y
 
     def forward(self):

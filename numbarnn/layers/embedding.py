@@ -63,9 +63,7 @@ class EmbeddingPass(Pass):
         self.dy = dy
 
     def backward(self):
-        """Tokens have no gradient."""
-
-    def weight_gradients(self):
+        # Tokens have no gradient; the table has.
         parts = min(self.threads, self.layer.dim)
         cuts = even_cuts(self.layer.dim, parts)
         run(_add_up, parts, cuts, self.tokens, self.dy, self.layer.gradients["weight"])

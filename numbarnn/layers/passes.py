@@ -6,8 +6,7 @@ layer. The public methods and `Sequential.fit` drive passes in the same way:
     prepare           set up for a batch, hand out the matrix of the output
     forward           fill it
     prepare_backward  take the matrix of the output's gradient, hand out the input's
-    backward          fill that
-    weight_gradients  gradients of the parameters
+    backward          fill that, and the gradients of the parameters
 """
 
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import get_num_threads, run
 from numbarnn.sequences import Layout
 
@@ -30,13 +30,21 @@ class Buffers:
     def __init__(self, dtype) -> None:
         self.dtype = np.dtype(dtype)
         self._arrays: dict[Any, np.ndarray] = {}
+        self._views: dict[Any, np.ndarray] = {}
 
     def matrix(self, key: Any, rows: int, columns: int) -> np.ndarray:
-        """A contiguous (rows, columns) array; what it holds is left from earlier use, or 0."""
+        """A contiguous (rows, columns) array; what it holds is left from earlier use, or 0.
+
+        Who asks for the same shape again gets the same object.
+        """
+        view = self._views.get(key)
+        if view is not None and view.shape == (rows, columns):
+            return view
         array = self._arrays.get(key)
         if array is None or array.shape[0] < rows or array.shape[1] != columns:
             array = self._arrays[key] = aligned_zeros((rows, columns), self.dtype)
-        return array if array.shape[0] == rows else array[:rows]
+        view = self._views[key] = array if array.shape[0] == rows else array[:rows]
+        return view
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +79,10 @@ class Pass:
         """Run a kernel that works on parts of the rows."""
         run(kernel, self.cuts.size - 1, self.cuts, *arguments)
 
+    def record(self, kernel: Callable, *arguments: Any) -> Call:
+        """`run` written down, for a program."""
+        return record(kernel, self.cuts, *arguments)
+
     def prepare(self, layout: Layout, x: np.ndarray, seed: int | None) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
         raise NotImplementedError
@@ -84,8 +96,5 @@ class Pass:
         raise NotImplementedError
 
     def backward(self) -> None:
-        """Compute the input gradient, and what `weight_gradients` needs."""
+        """Compute the input gradient and the gradients of the parameters."""
         raise NotImplementedError
-
-    def weight_gradients(self) -> None:
-        """Compute the gradients of the parameters."""

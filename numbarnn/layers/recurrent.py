@@ -9,10 +9,11 @@ from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.program import NO_FAULT, Program
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
 from numbarnn.layers.recurrent_pass import PackedDirection, RecurrentPass
-from numbarnn.sequences import Steps, layout_of, pack_steps, read_like, unpack_steps
+from numbarnn.sequences import check_finite, fault_error, flat_matrix, in_form, layout_of, read_like
 
 NO_BIAS = {np.dtype(name): np.zeros(0, name) for name in ("float32", "float64")}
 
@@ -22,6 +23,7 @@ class Recurrent(Layer):
 
     pass_class = RecurrentPass
     takes_vectors = False
+    checks_while_reading = True
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Recurrent(Layer):
         )
         self.directions = 2 if bidirectional else 1
         self._packed: list[PackedDirection] = []
-        self._packed_version = self._packed_back_version = -1
+        self._packed_version = {True: -1, False: -1}  # with the weights for backward, and without
         self._zeros = np.zeros(0, self.dtype)
 
     def __repr__(self) -> str:
@@ -111,7 +113,17 @@ class Recurrent(Layer):
             PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
             for values in self.direction_values
         ]
-        self._packed_version = self._packed_back_version = -1
+        self._packing_programs = {
+            with_back: Program(
+                [
+                    call
+                    for packed, values in zip(self._packed, self.direction_values, strict=True)
+                    for call in packed.pack_calls(values, with_back)
+                ]
+            )
+            for with_back in (False, True)
+        }
+        self._packed_version = {True: -1, False: -1}
 
     def _by_direction(self, arrays):
         """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
@@ -126,14 +138,9 @@ class Recurrent(Layer):
     def packed(self, with_back: bool) -> list[PackedDirection]:
         """The packed weights, brought up to date."""
         with self._packing:
-            if self._packed_version != self.version:
-                for packed, values in zip(self._packed, self.direction_values, strict=True):
-                    packed.pack(*values)
-                self._packed_version = self.version
-            if with_back and self._packed_back_version != self.version:
-                for packed, values in zip(self._packed, self.direction_values, strict=True):
-                    packed.pack_back(*values[:2])
-                self._packed_back_version = self.version
+            if self._packed_version[with_back] != self.version:
+                self._packing_programs[with_back].run()
+                self._packed_version[with_back] = self._packed_version[False] = self.version
         return self._packed
 
     def zeros_for(self, width: int) -> np.ndarray:
@@ -176,19 +183,22 @@ class Recurrent(Layer):
         """`forward`, whose errors call the first two arguments by these names."""
         training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
         steps = self.read_input(x, lengths, names[0])
-        layout = layout_of(steps.form)
+        form = steps.form
+        layout = layout_of(form)
         initial = self._read_states(initial_state, steps.rows, layout, names[1])
         if not self.built:
+            check_finite(steps, names[0])
             self.build(steps.width())
         run = self.take_pass(training)
         room = run.buffers.matrix("x", layout.total, padded(steps.width(), self.dtype))
-        packed_x = pack_steps(steps, layout, room)
-        _, y = run.prepare(layout, packed_x, seed if training else None, initial, sequence=True)
-        run.forward()
-        result = unpack_steps(y, self.output_size(0), steps.form, layout)
-        state = self._hand_out(run.final_states())
-        self.keep(run, steps.form, layout, steps.form, layout)
-        return result, state
+        run.prepare(layout, room, seed if training else None, initial, sequence=True)
+        y = flat_matrix(form, self.output_size(0), self.dtype)
+        states = self._room_for_states(layout.rows)
+        fault = run.forward_on(form, steps.values, y, states)
+        if fault != NO_FAULT:
+            raise fault_error(form, fault, names[0], self.dtype)
+        self.keep(run, form, layout, form, layout)
+        return in_form(y, form), self._hand_out(states)
 
     def backward(self, dy, dstate=None, input_gradient=True):
         """Backpropagation through the latest ``forward(training=True)``, exact and over all steps.
@@ -223,15 +233,14 @@ class Recurrent(Layer):
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, layout, "dstate")
         room = run.buffers.matrix("dy", layout.total, padded(flat.shape[1], self.dtype))
-        packed = pack_steps(Steps(flat, form), layout, room)
-        dx = run.prepare_backward(packed, input_gradient, dfinal)
-        run.backward()
-        run.weight_gradients()
+        run.prepare_backward(room, input_gradient, dfinal)
+        dx = flat_matrix(form, self.known_input_size, self.dtype) if input_gradient else flat[:0]
+        dstates = self._room_for_states(layout.rows)
+        fault = run.backward_on(form, flat, dx, dstates)
+        if fault != NO_FAULT:
+            raise fault_error(form, fault, "dy", self.dtype)
         self.release_pass()
-        dinitial = self._hand_out(run.initial_gradients())
-        if dx is None:
-            return None, dinitial
-        return unpack_steps(dx, self.known_input_size, form, layout), dinitial
+        return (in_form(dx, form) if input_gradient else None), self._hand_out(dstates)
 
     def step(self, x_t, state=None):
         """Advance by one time step, for streaming.
@@ -303,9 +312,12 @@ class Recurrent(Layer):
             result.append(array if layout.in_order else array[:, layout.order])
         return tuple(result)
 
+    def _room_for_states(self, rows):
+        return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)
+
     def _hand_out(self, states):
-        """A tuple of states as the cell's users know them: of one state, that state itself."""
-        return states if len(states) > 1 else states[0]
+        """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
+        return tuple(states) if len(states) > 1 else states[0]
 
 
 class LSTM(Recurrent):

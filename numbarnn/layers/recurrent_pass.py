@@ -1,4 +1,4 @@
-"""How a stack of recurrent layers runs: packed weights, buffers, and the calls of the scan."""
+"""How a stack of recurrent layers runs: packed weights, buffers, and the recorded calls of the scan."""
 
 from typing import Any
 
@@ -8,10 +8,15 @@ from numbarnn.cells.contract import Cell
 from numbarnn.engine import scan
 from numbarnn.engine.host import lanes, padded
 from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pack_recurrent_back, panels_for
+from numbarnn.engine.program import Call, Program, make_ports, record
 from numbarnn.engine.random import drop, seed_of
-from numbarnn.engine.threads import even_cuts, run
+from numbarnn.engine.rows import read_rows, write_rows
+from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states
+from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.engine.tile import PANEL_VECTORS
 from numbarnn.layers.passes import Pass
+
+PACKED_NUMBERS_WORTH_A_THREAD = 100_000
 
 
 class PackedDirection:
@@ -30,30 +35,45 @@ class PackedDirection:
         )
         self.input_back = panels_for(padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype)
         self.recurrent_back = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
+        self.groups = units // lanes(dtype)
         groups_at_once = max(1, vectors // cell.slots)
-        self.blocks = -(-(units // lanes(dtype)) // groups_at_once)
+        self.blocks = -(-self.groups // groups_at_once)
 
-    def pack(self, weight_ih, weight_hh, bias_ih, bias_hh) -> None:
-        """Pack what forward reads."""
-        pack_recurrent(
-            weight_ih, weight_hh, bias_ih, bias_hh, self.input_map, self.recurrent_map, self.cell.slots,
-            *self.weights,
-        )  # fmt: skip
-
-    def pack_back(self, weight_ih, weight_hh) -> None:
-        """Pack what backward reads."""
-        pack_recurrent_back(
-            weight_ih, weight_hh, self.input_map, self.recurrent_map, self.input_back, self.recurrent_back
-        )
+    def pack_calls(self, parameters, with_back: bool) -> list[Call]:
+        """What packs the weights that forward reads and, if wanted, those that backward reads."""
+        numbers = sum(array.size for array in parameters)
+        parts = max(1, min(get_num_threads(), numbers // PACKED_NUMBERS_WORTH_A_THREAD))
+        cell, maps = self.cell, (self.input_map, self.recurrent_map)
+        calls = [
+            record(
+                pack_recurrent, even_cuts(self.groups, parts), parameters, *maps, cell.slots, *self.weights
+            )
+        ]
+        if with_back:
+            cuts = even_cuts(self.input_map.size, parts)
+            calls.append(
+                record(pack_recurrent_back, cuts, parameters, *maps, self.input_back, self.recurrent_back)
+            )
+        return calls
 
 
 class RecurrentPass(Pass):
     """Buffers of one forward and backward through a stack of layers.
 
     States, gates and gradients of layer l and direction d stand under the index ``k = l * D + d``.
+
+    Everything is recorded as a program when the batch has another layout than the one before; for a batch of
+    the same layout that finds all buffers in their places, a pass is a single call into compiled code.
     """
 
-    placed: tuple | None = None  # the layout and the inputs that all buffers were found for
+    def __init__(self, layer, training):
+        super().__init__(layer, training)
+        self.count = layer.num_layers * layer.directions
+        self.ports = make_ports()
+        self.seeds = np.zeros(layer.num_layers, np.uint64)
+        self.placed = self.placed_backward = self.placed_form = self.placed_form_backward = None
+
+    # ---- forward -----------------------------------------------------------------------------------------
 
     def prepare(self, layout, x, seed, initial_state=None, sequence=None):
         """As `Pass.prepare`.
@@ -63,25 +83,23 @@ class RecurrentPass(Pass):
         """
         layer = self.layer
         sequence = layer.return_sequences if sequence is None else sequence
-        self.seed = seed
+        if seed is not None and layer.dropout > 0.0:
+            self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
         self.packed = layer.packed(self.training)
-        # A loop over batches of one shape finds everything in its place.
-        placed = self.placed is not None and self.placed[0] is layout and self.placed[1] is x
-        if not placed or sequence != self.sequence:
-            self._place_buffers(layout, x, sequence)
-            self.placed = (layout, x)
-        for k, states in enumerate(self.states):
-            first_rows = self._first_rows(k)
-            for s, state in enumerate(states):
-                state[first_rows] = 0.0
-                if initial_state is not None:
-                    state[first_rows, : layer.hidden_size] = initial_state[s][k]
+        # A loop over batches of one layout finds everything in its place.
+        if not self._is_placed((layout, x, sequence, get_num_threads())):
+            self._place(layout, x, sequence)
+        if initial_state is not None or self.has_initial_state:
+            self._set_initial_state(initial_state)
         if sequence:
             return layout, self.inputs[-1]
         return layout.last, self.last
 
-    def _place_buffers(self, layout, x, sequence):
-        """Find room for everything that forward writes."""
+    def _is_placed(self, wanted):
+        return self.placed is not None and all(a is b for a, b in zip(self.placed, wanted, strict=True))
+
+    def _place(self, layout, x, sequence):
+        """Find room for everything that forward writes, and record it."""
         layer, buffers = self.layer, self.buffers
         self.begin(layout, 2 * layout.total * layer.flat_values.size)
         self.sequence = sequence
@@ -89,7 +107,7 @@ class RecurrentPass(Pass):
         kept_rows = layout.total if self.training else 0
         self.states = []
         self.gates = []
-        for k in range(layer.num_layers * layer.directions):
+        for k in range(self.count):
             states = tuple(
                 buffers.matrix((name, k), layout.rows + layout.total, self.units)
                 for name in layer.cell.states
@@ -102,6 +120,21 @@ class RecurrentPass(Pass):
                 self.inputs.append(self._output_matrix(level))
         if not sequence:
             self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
+        self.has_initial_state = True  # or whatever earlier batches left there
+        self.forward_calls = self._forward_calls()
+        self.forward_program = Program(self.forward_calls)
+        self.placed = (layout, x, sequence, get_num_threads())
+        self.placed_backward = self.placed_form = None
+
+    def _set_initial_state(self, initial_state):
+        for k, states in enumerate(self.states):
+            rows = self._first_rows(k)
+            for s, state in enumerate(states):
+                if initial_state is None:
+                    state[rows] = 0.0
+                else:
+                    state[rows, : self.layer.hidden_size] = initial_state[s][k]
+        self.has_initial_state = initial_state is not None
 
     @property
     def _width(self):
@@ -130,112 +163,180 @@ class RecurrentPass(Pass):
             ("output", level), self.layout.total, padded(self._width, self.layer.dtype)
         )
 
-    def forward(self):
+    def _forward_calls(self):
         layer, layout = self.layer, self.layout
-        for k, packed in enumerate(self.packed):
+        calls = []
+        for k in range(self.count):
             level, direction = divmod(k, layer.directions)
-            self.run(
-                scan.forward, packed.weights, self.inputs[level], self.states[k], self.gates[k],
-                self.training, layout.active, layout.offset, layout.slot, direction == 1,
-            )  # fmt: skip
+            calls.append(self._scan_call(k))
             last_direction = direction == layer.directions - 1
             if last_direction and (level < layer.num_layers - 1 or self.sequence):
-                self._join_outputs(level)
+                calls += self._join_calls(level)
         if not self.sequence:
             for direction in range(layer.directions):
-                k = (layer.num_layers - 1) * layer.directions + direction
-                final = self.states[k][0][self._final_rows(k), : layer.hidden_size]
-                self.last[:, self._columns(direction)] = final
+                k = self.count - layer.directions + direction
+                h, rows = self.states[k][0], layout.row_numbers(self._final_rows(k))
+                calls.append(
+                    record(copy_states, h, rows, self.last, direction * layer.hidden_size, layer.hidden_size)
+                )
+        return calls
 
-    def _columns(self, direction):
-        """A direction's columns in the output."""
-        return slice(direction * self.layer.hidden_size, (direction + 1) * self.layer.hidden_size)
+    def _scan_call(self, k):
+        layer, layout = self.layer, self.layout
+        level, direction = divmod(k, layer.directions)
+        return self.record(
+            scan.forward, self.packed[k].weights, self.inputs[level], self.states[k], self.gates[k],
+            self.training, layout.active, layout.offset, layout.slot, direction == 1,
+        )  # fmt: skip
 
-    def _join_outputs(self, level):
-        """Bring the outputs of a level, where they are not the states, to the next."""
+    def _join_calls(self, level):
+        """What brings the outputs of a level, where they are not the states, to the next."""
         layer, layout, target = self.layer, self.layout, self.inputs[level + 1]
         source = self.states[level * layer.directions][0][layout.rows :]
+        calls = []
         if layer.directions == 2:
             for direction in range(2):
-                h = self.states[level * 2 + direction][0]
-                self.run(
-                    scan.copy_outputs, h, target, direction * layer.hidden_size, layer.hidden_size,
+                call = self.record(
+                    scan.copy_outputs, self.states[level * 2 + direction][0], target,
+                    direction * layer.hidden_size, layer.hidden_size,
                     layout.active, layout.offset, layout.slot, direction == 1,
                 )  # fmt: skip
+                calls.append(call)
             source = target
         if self._drops(level):
-            self._drop(level, source, target)
+            calls.append(self._drop_call(level, source, target))
+        return calls
 
-    def _drop(self, level, source, target):
-        layout, seed = self.layout, seed_of(self.seed, level)
-        self.run(
+    def _drop_call(self, level, source, target):
+        layout, seed = self.layout, self.seeds[level : level + 1]
+        return self.record(
             drop, source, target, self._width, self.layer.dropout, seed, layout.order, layout.active,
             layout.offset,
         )  # fmt: skip
 
+    def forward(self):
+        self.forward_program.run()
+
+    def forward_on(self, form, flat_x, flat_y, states):
+        """Forward from the caller's matrix of steps to another one, and to the final states (S, L * D, B, H).
+
+        Returns
+        -------
+        int
+            The first row of `flat_x` that is not finite; where there is one, nothing else was done.
+        """
+        if self.placed_form is not form:
+            layout, layer = self.layout, self.layer
+            self.user_program = Program(
+                [
+                    self._read_call(form, layer.known_input_size, self.inputs[0]),
+                    *self.forward_calls,
+                    self._write_call(form, self._width, self.inputs[-1]),
+                    *(
+                        self._hand_out_call(k, states, layout.row_numbers(self._final_rows(k))[layout.places])
+                        for k, states in enumerate(self.states)
+                    ),
+                ]
+            )
+            self.placed_form = form
+        return self.user_program.run_on(self.ports, flat_x, flat_y, states)
+
+    def _read_call(self, form, size, packed):
+        layout = self.layout
+        return self.record(
+            read_rows, self.ports, size, form.flat_rows, form.starts, layout.order, layout.active,
+            layout.offset, packed,
+        )  # fmt: skip
+
+    def _write_call(self, form, size, packed):
+        layout = self.layout
+        return self.record(
+            write_rows, self.ports, size, form.flat_rows, form.starts, layout.order, layout.active,
+            layout.offset, packed,
+        )  # fmt: skip
+
+    def _hand_out_call(self, k, states, rows):
+        return record(hand_out_states, self.ports, states, rows, k, self.count, self.layer.hidden_size)
+
+    # ---- backward ----------------------------------------------------------------------------------------
+
     def prepare_backward(self, dy, need_dx, dstate=None):
         """As `Pass.prepare_backward`; `dstate` holds (L * D, B, H) arrays in the order of the rows."""
+        placed = self.placed_backward
+        has_dstate = dstate is not None
+        if placed is None or placed[0] is not dy or placed[1:] != (need_dx, has_dstate):
+            self._place_backward(dy, need_dx, has_dstate)
+            self.placed_backward = (dy, need_dx, has_dstate)
+            self.placed_form_backward = None
+        if dstate is not None:
+            for k, carry in enumerate(self.carries):
+                for s, part in enumerate(carry):
+                    part[...] = 0.0
+                    part[:, : self.layer.hidden_size] = dstate[s][k]
+        return self.dinputs[0]
+
+    def _place_backward(self, dy, need_dx, has_dstate):
+        """Find room for everything that backward writes, and record it."""
         layer, layout, buffers = self.layer, self.layout, self.buffers
         self.dy = dy
-        self.carries = []
-        for k in range(layer.num_layers * layer.directions):
-            carry = tuple(
-                buffers.matrix(("d" + name, k), layout.rows, self.units) for name in layer.cell.states
-            )
-            for s, part in enumerate(carry):
-                part[...] = 0.0
-                if dstate is not None:
-                    part[:, : layer.hidden_size] = dstate[s][k]
-            self.carries.append(carry)
+        self.carries = [
+            tuple(buffers.matrix(("d" + name, k), layout.rows, self.units) for name in layer.cell.states)
+            for k in range(self.count)
+        ]
         self.dinputs: list[Any] = []
         for level in range(layer.num_layers):
             columns = padded(layer.known_input_size if level == 0 else self._width, layer.dtype)
             wanted = level > 0 or need_dx
             self.dinputs.append(buffers.matrix(("dx", level), layout.total, columns) if wanted else None)
-        return self.dinputs[0]
-
-    def backward(self):
-        layer = self.layer
+        self.backward_calls = [] if has_dstate else [record(clear, carry) for carry in self.carries]
         for level in reversed(range(layer.num_layers)):
-            last = level == layer.num_layers - 1
-            has_dy = self.sequence or not last
-            dy = self.dy if last else self.dinputs[level + 1]
-            if self._drops(level):
-                self._drop(level, dy, dy)
-            for direction in range(layer.directions):
-                k = level * layer.directions + direction
-                if not has_dy:
-                    self.carries[k][0][:, : layer.hidden_size] += dy[:, self._columns(direction)]
-                self._backward_direction(k, dy, has_dy)
+            self.backward_calls += self._backward_calls(level)
+        self.backward_calls += [self._weight_gradients_call(k) for k in range(self.count)]
+        self.backward_program = Program(self.backward_calls)
 
-    def _backward_direction(self, k, dy, has_dy):
+    def _backward_calls(self, level):
+        layer = self.layer
+        last = level == layer.num_layers - 1
+        has_dy = self.sequence or not last
+        dy = self.dy if last else self.dinputs[level + 1]
+        calls = [self._drop_call(level, dy, dy)] if self._drops(level) else []
+        for direction in range(layer.directions):
+            k = level * layer.directions + direction
+            if not has_dy:
+                column = direction * layer.hidden_size
+                calls.append(record(add_to_state, self.carries[k][0], dy, column, layer.hidden_size))
+            calls += self._direction_calls(k, dy, has_dy)
+        return calls
+
+    def _direction_calls(self, k, dy, has_dy):
         layer, layout, packed = self.layer, self.layout, self.packed[k]
         level, direction = divmod(k, layer.directions)
-        self.run(
+        scan_call = self.record(
             scan.backward, packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy,
             direction * layer.hidden_size, has_dy, self.carries[k],
             layout.active, layout.offset, layout.slot, direction == 1,
         )  # fmt: skip
         dx = self.dinputs[level]
-        if dx is not None:
-            # The second direction adds to what the first one wrote.
-            start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
-            self.run(
-                scan.input_gradients, packed.weights, packed.input_back, self.gates[k], start, stride, dx,
-                layout.active, layout.offset,
-            )  # fmt: skip
+        if dx is None:
+            return [scan_call]
+        # The second direction adds to what the first one wrote.
+        start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
+        input_call = self.record(
+            scan.input_gradients, packed.weights, packed.input_back, self.gates[k], start, stride, dx,
+            layout.active, layout.offset,
+        )  # fmt: skip
+        return [scan_call, input_call]
 
-    def weight_gradients(self):
-        layer, layout = self.layer, self.layout
-        for k, packed in enumerate(self.packed):
-            level, direction = divmod(k, layer.directions)
-            parts = min(self.threads, packed.blocks)
-            run(
-                scan.weight_gradients, parts, even_cuts(packed.blocks, parts), packed.weights,
-                self.inputs[level], self.states[k][0], self.gates[k],
-                layout.next_slot_rows if direction else layout.slot_rows, self._packed_gradients(k),
-                packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
-            )  # fmt: skip
+    def _weight_gradients_call(self, k):
+        layer, layout, packed = self.layer, self.layout, self.packed[k]
+        level, direction = divmod(k, layer.directions)
+        parts = min(self.threads, packed.blocks)
+        return record(
+            scan.weight_gradients, even_cuts(packed.blocks, parts), packed.weights,
+            self.inputs[level], self.states[k][0], self.gates[k],
+            layout.next_slot_rows if direction else layout.slot_rows, self._packed_gradients(k),
+            packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
+        )  # fmt: skip
 
     def _packed_gradients(self, k):
         """Room for gradients in the form of the packed weights: input, recurrent, bias."""
@@ -246,24 +347,18 @@ class RecurrentPass(Pass):
         )
         return dinput, drecurrent, self.buffers.matrix(("dbias", k), 1, weights.bias.size)[0]
 
-    def final_states(self):
-        """Tuple of (L * D, B, H) arrays, one a state, in the caller's order of rows."""
-        return self._in_callers_order(
-            [[state[self._final_rows(k)] for state in states] for k, states in enumerate(self.states)]
-        )
+    def backward(self):
+        self.backward_program.run()
 
-    def initial_gradients(self):
-        """Tuple of (L * D, B, H) arrays: gradients of the initial states, in the caller's order of rows."""
-        return self._in_callers_order(self.carries)
-
-    def _in_callers_order(self, parts):
-        """For every state its (L * D, B, H) array, from a (B, H padded) matrix a direction and state."""
-        layer, layout = self.layer, self.layout
-        result = []
-        for s in range(len(layer.cell.states)):
-            joined = np.empty((len(parts), layout.rows, layer.hidden_size), layer.dtype)
-            for k, of_direction in enumerate(parts):
-                rows = of_direction[s] if layout.in_order else of_direction[s][layout.places]
-                joined[k] = rows[:, : layer.hidden_size]
-            result.append(joined)
-        return tuple(result)
+    def backward_on(self, form, flat_dy, flat_dx, dstates):
+        """Backward from the caller's gradient of the outputs to that of the inputs, if wanted, and to those
+        of the initial states (S, L * D, B, H); returns as `forward_on` does."""
+        if self.placed_form_backward is not form:
+            layout, layer = self.layout, self.layer
+            calls = [self._read_call(form, self._width, self.dy), *self.backward_calls]
+            if self.dinputs[0] is not None:
+                calls.append(self._write_call(form, layer.known_input_size, self.dinputs[0]))
+            calls += [self._hand_out_call(k, carry, layout.places) for k, carry in enumerate(self.carries)]
+            self.user_backward_program = Program(calls)
+            self.placed_form_backward = form
+        return self.user_backward_program.run_on(self.ports, flat_dy, flat_dx, dstates)

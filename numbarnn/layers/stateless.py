@@ -4,7 +4,15 @@ from typing import Any
 
 from numbarnn import arguments
 from numbarnn.layers.base import Layer
-from numbarnn.sequences import Steps, layout_of, pack_steps, read_like, unpack_steps, vector_form
+from numbarnn.sequences import (
+    Steps,
+    check_finite,
+    layout_of,
+    pack_steps,
+    read_like,
+    unpack_steps,
+    vector_form,
+)
 
 
 class StatelessLayer(Layer):
@@ -70,11 +78,11 @@ class StatelessLayer(Layer):
         """
         run, form, layout, out_form, out_layout = self.latest_pass()
         size = self.output_size(self.known_input_size)
-        flat = read_like(dy, out_form, size, self.dtype, "dy")
-        packed = pack_steps(Steps(flat, out_form), out_layout)
+        steps = Steps(read_like(dy, out_form, size, self.dtype, "dy"), out_form)
+        check_finite(steps, "dy")
+        packed = pack_steps(steps, out_layout)
         dx = run.prepare_backward(packed, need_dx=not self.takes_tokens)
         run.backward()
-        run.weight_gradients()
         self.release_pass()
         if dx is None:
             return None

@@ -1,0 +1,187 @@
+"""Programs: kernels recorded with their arguments once, and run as often as need be by a single call.
+
+A call of a kernel from Python costs microseconds, most of them for unpacking its arrays: more than the
+kernel itself where a model is small. ``record(kernel, *arguments)`` has the kernel write down what it would
+run (see ``fork.py``), and ``Program([...]).run()`` runs what was written down, one after the other, in one
+call into compiled code.
+
+What differs from run to run goes through the *ports*: a small int64 array whose words are the addresses of
+the arrays that the user has just passed. Kernels read them with `array_at`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import config, types
+from numba.extending import intrinsic, overload
+
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import (
+    ALONE,
+    RECORD_ADDRESS,
+    RECORD_ARGUMENTS,
+    RECORD_FUNCTION,
+    RECORD_PARTS,
+    RECORD_WORDS,
+    WORD_BYTES,
+    run_parts,
+)
+from numbarnn.engine.simd import element_pointer
+from numbarnn.engine.threads import run
+
+# Words of the ports. A kernel that finds a fault in what it reads writes where into FAULT; the program stops.
+FAULT, INPUT, OUTPUT, STATES = range(4)
+PORTS = 4
+NO_FAULT = -1
+
+
+def make_ports() -> np.ndarray:
+    """Ports that lead nowhere yet."""
+    ports = np.zeros(PORTS, np.int64)
+    ports[FAULT] = NO_FAULT
+    return ports
+
+
+_NO_PORTS = make_ports()
+
+
+def address_of(array):
+    """Where the first element of an array lies in memory."""
+    return array.ctypes.data
+
+
+def array_at(address, rows, columns, like):
+    """The contiguous (rows, columns) array that lies at an address, of the dtype of `like`."""
+    element = np.ctypeslib.as_ctypes_type(like.dtype)
+    memory = (element * (rows * columns)).from_address(address)
+    return np.ctypeslib.as_array(memory).reshape(rows, columns)
+
+
+@intrinsic
+def _address_of(typingctx, array):
+    def codegen(context, builder, sig, args):
+        word = context.get_value_type(types.intp)
+        first = element_pointer(context, builder, sig.args[0], args[0], ir.Constant(word, 0))
+        return builder.ptrtoint(first, word)
+
+    return types.intp(array), codegen
+
+
+@intrinsic
+def _array_at(typingctx, address, rows, columns, like):
+    result = types.Array(like.dtype, 2, "C")
+
+    def codegen(context, builder, sig, args):
+        element = context.get_data_type(result.dtype)
+        item_bytes = ir.Constant(args[0].type, context.get_abi_sizeof(element))
+        array = context.make_array(result)(context, builder)
+        context.populate_array(
+            array,
+            data=builder.inttoptr(args[0], element.as_pointer()),
+            shape=[args[1], args[2]],
+            strides=[builder.mul(args[2], item_bytes), item_bytes],
+            itemsize=item_bytes,
+            meminfo=None,
+        )
+        return array._getvalue()
+
+    return result(types.intp, types.intp, types.intp, like), codegen
+
+
+@overload(address_of)
+def _overload_address_of(array):
+    return lambda array: _address_of(array)
+
+
+@overload(array_at)
+def _overload_array_at(address, rows, columns, like):
+    return lambda address, rows, columns, like: _array_at(address, rows, columns, like)
+
+
+class Call(NamedTuple):
+    """A kernel and its arguments, written down. The arguments are kept: the record has their addresses."""
+
+    record: np.ndarray
+    kernel: Callable
+    arguments: tuple
+
+
+def record(kernel: Callable, *arguments: Any) -> Call:
+    """Write down ``kernel(team, *arguments)``, a kernel that does nothing but fork."""
+    words = np.zeros(RECORD_WORDS, np.int64)
+    if not config.DISABLE_JIT:
+        kernel(words, *arguments)
+    return Call(words, kernel, arguments)
+
+
+@inlined
+def _execute_all(team, calls, ports):
+    for i in range(calls.size):
+        if ports[FAULT] != NO_FAULT:
+            return
+        words = array_at(calls[i], 1, RECORD_ARGUMENTS, calls)
+        captured = calls[i] + RECORD_ARGUMENTS * WORD_BYTES
+        run_parts(team, words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
+
+
+@inlined
+def _connect(ports, given, wanted, states):
+    ports[FAULT] = NO_FAULT
+    ports[INPUT], ports[OUTPUT], ports[STATES] = address_of(given), address_of(wanted), address_of(states)
+
+
+@kernel
+def _execute(team, calls, ports):
+    """Run the records at these addresses, one after the other."""
+    _execute_all(team, calls, ports)
+
+
+@kernel
+def _execute_on(team, calls, ports, given, wanted, states):
+    """`_execute` with arrays behind the ports."""
+    _connect(ports, given, wanted, states)
+    _execute_all(team, calls, ports)
+
+
+class Program:
+    """Recorded calls, to be run one after the other.
+
+    Parameters
+    ----------
+    calls : sequence of Call
+        From `record`.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.calls = list(calls)
+        self._addresses = np.array([call.record[RECORD_ADDRESS] for call in self.calls], np.int64)
+        self._parts = max((int(call.record[RECORD_PARTS]) for call in self.calls), default=1)
+
+    def run(self) -> None:
+        """Run all calls."""
+        if config.DISABLE_JIT:
+            self._run_plainly(_NO_PORTS)
+        else:
+            run(_execute, self._parts, self._addresses, _NO_PORTS)
+
+    def run_on(self, ports: np.ndarray, given: np.ndarray, wanted: np.ndarray, states: np.ndarray) -> int:
+        """Run all calls with these contiguous arrays behind the ports.
+
+        Returns
+        -------
+        int
+            `NO_FAULT`, or what a kernel wrote into the ports before the program stopped.
+        """
+        if config.DISABLE_JIT:
+            _connect(ports, given, wanted, states)
+            self._run_plainly(ports)
+        else:
+            run(_execute_on, self._parts, self._addresses, ports, given, wanted, states)
+        return int(ports[FAULT])
+
+    def _run_plainly(self, ports: np.ndarray) -> None:
+        for call in self.calls:
+            if ports[FAULT] == NO_FAULT:
+                call.kernel(ALONE, *call.arguments)

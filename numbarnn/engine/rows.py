@@ -1,0 +1,125 @@
+"""Rows of steps between the caller's order in memory and the packed order of kernels.
+
+The caller's matrix is *flat*: the steps of one sequence stand one after the other, and sequence i begins at
+row ``starts[i]``. In the packed matrix step t of the sequence at place b is row ``offset[t] + b``, for the
+``active[t]`` sequences that still run; ``order[b]`` is the caller's sequence at place b. Packed rows are
+padded to whole vectors, with zeros.
+"""
+
+from numbarnn.engine.atomics import atomic_load, compare_exchange
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
+from numbarnn.engine.program import FAULT, INPUT, NO_FAULT, OUTPUT, array_at
+from numbarnn.engine.simd import all_true, fma, lane_count, load, load_part, store, store_part, zero_like
+
+
+@inlined
+def _load_up_to(array, index, count):
+    """One vector, or what is left of a row."""
+    return load(array, index) if count >= lane_count(array) else load_part(array, index, count)
+
+
+@inlined
+def _pack_places(first, stop, flat, starts, order, active, offset, packed):
+    """Pack the places from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT."""
+    width = lane_count(packed)
+    size, stride = flat.shape[1], packed.shape[1]
+    fault = NO_FAULT
+    for t in range(active.size):
+        for b in range(first, min(stop, active[t])):
+            source, target = starts[order[b]] + t, offset[t] + b
+            total = zero_like(load(packed, target * stride))
+            for column in range(0, size, width):
+                values = _load_up_to(flat, source * size + column, size - column)
+                store(packed, target * stride + column, values)
+                total = fma(values, 0.0, total)  # 0, or NaN from NaN and infinity
+            if not all_true(total >= 0.0) and (fault == NO_FAULT or source < fault):
+                fault = source
+    return fault
+
+
+@inlined
+def _unpack_places(first, stop, packed, starts, order, active, offset, flat):
+    width = lane_count(packed)
+    size, stride = flat.shape[1], packed.shape[1]
+    for t in range(active.size):
+        for b in range(first, min(stop, active[t])):
+            source, target = offset[t] + b, starts[order[b]] + t
+            for column in range(0, size, width):
+                values = load(packed, source * stride + column)
+                if size - column >= width:
+                    store(flat, target * size + column, values)
+                else:
+                    store_part(flat, target * size + column, values, size - column)
+
+
+@kernel
+def pack_rows(flat, starts, order, active, offset, packed):
+    """Flat rows into the packed matrix."""
+    _pack_places(0, active[0], flat, starts, order, active, offset, packed)
+
+
+@kernel
+def unpack_rows(packed, starts, order, active, offset, flat):
+    """`pack_rows` undone."""
+    _unpack_places(0, active[0], packed, starts, order, active, offset, flat)
+
+
+@inlined
+def _read_part(part, arguments):
+    cuts, ports, size, flat_rows, starts, order, active, offset, packed = arguments
+    flat = array_at(ports[INPUT], flat_rows, size, packed)
+    fault = _pack_places(cuts[part], cuts[part + 1], flat, starts, order, active, offset, packed)
+    while fault != NO_FAULT:
+        known = atomic_load(ports, FAULT)
+        if known != NO_FAULT and known <= fault:
+            break
+        if compare_exchange(ports, FAULT, known, fault):
+            break
+
+
+@kernel
+def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, offset, packed):
+    """The flat matrix (flat_rows, size) behind the port INPUT into the packed one.
+
+    The lowest row that holds NaN or infinity becomes the ports' FAULT.
+    """
+    arguments = (cuts, ports, size, flat_rows, starts, order, active, offset, packed)
+    fork(team, cuts.size - 1, _read_part, arguments)
+
+
+@inlined
+def _write_part(part, arguments):
+    cuts, ports, size, flat_rows, starts, order, active, offset, packed = arguments
+    flat = array_at(ports[OUTPUT], flat_rows, size, packed)
+    _unpack_places(cuts[part], cuts[part + 1], packed, starts, order, active, offset, flat)
+
+
+@kernel
+def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, offset, packed):
+    """The packed matrix into the flat one (flat_rows, size) behind the port OUTPUT."""
+    arguments = (cuts, ports, size, flat_rows, starts, order, active, offset, packed)
+    fork(team, cuts.size - 1, _write_part, arguments)
+
+
+@kernel
+def first_fault(values, starts, lengths):
+    """The first flat row, among the valid ones, with NaN or infinity in it, or NO_FAULT."""
+    width, size = lane_count(values), values.shape[1]
+    for b in range(starts.size):
+        for row in range(starts[b], starts[b] + lengths[b]):
+            total = zero_like(_load_up_to(values, row * size, size))
+            for column in range(0, size, width):
+                total = fma(_load_up_to(values, row * size + column, size - column), 0.0, total)
+            if not all_true(total >= 0.0):
+                return row
+    return NO_FAULT
+
+
+@kernel
+def all_finite(values):
+    """Whether a contiguous array holds neither NaN nor infinity."""
+    total = values.dtype.type(0.0)
+    for value in values.flat:
+        total += value * values.dtype.type(0.0)
+    return total == 0.0

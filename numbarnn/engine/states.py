@@ -1,0 +1,69 @@
+"""States and their gradients on their way in and out of the scan: small copies, as kernels.
+
+They are kernels so that a whole pass can be recorded (``program.py``), not for their work.
+"""
+
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import fork
+from numbarnn.engine.program import STATES, array_at
+
+
+@inlined
+def _hand_out(part, arguments):
+    ports, states, rows, k, count, hidden = arguments
+    out = array_at(ports[STATES], len(states) * count * rows.size, hidden, states[0])
+    for s in range(len(states)):
+        state = states[s]
+        for i in range(rows.size):
+            for j in range(hidden):
+                out[(s * count + k) * rows.size + i, j] = state[rows[i], j]
+
+
+@kernel
+def hand_out_states(team, ports, states, rows, k, count, hidden):
+    """Rows of the states of layer and direction k of `count` into the array behind the port STATES.
+
+    That one has the shape (states, count, B, H); `rows` says, for the caller's B rows, where each stands.
+    """
+    fork(team, 1, _hand_out, (ports, states, rows, k, count, hidden))
+
+
+@inlined
+def _copy_states(part, arguments):
+    state, rows, y, column, hidden = arguments
+    for i in range(rows.size):
+        for j in range(hidden):
+            y[i, column + j] = state[rows[i], j]
+
+
+@kernel
+def copy_states(team, state, rows, y, column, hidden):
+    """``y[i] = state[rows[i]]``, in the columns of y from `column` on."""
+    fork(team, 1, _copy_states, (state, rows, y, column, hidden))
+
+
+@inlined
+def _add_to_state(part, arguments):
+    dstate, dy, column, hidden = arguments
+    for i in range(dstate.shape[0]):
+        for j in range(hidden):
+            dstate[i, j] += dy[i, column + j]
+
+
+@kernel
+def add_to_state(team, dstate, dy, column, hidden):
+    """``dstate += dy``, of the columns of dy from `column` on."""
+    fork(team, 1, _add_to_state, (dstate, dy, column, hidden))
+
+
+@inlined
+def _clear(part, arguments):
+    (arrays,) = arguments
+    for s in range(len(arrays)):
+        arrays[s][:] = 0.0
+
+
+@kernel
+def clear(team, arrays):
+    """Zeros in all arrays of a tuple."""
+    fork(team, 1, _clear, (arrays,))

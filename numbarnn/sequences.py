@@ -119,13 +119,6 @@ def _full_layout(rows: int, steps: int) -> Layout:
     return Layout(np.full(rows, steps, np.int64))
 
 
-def layout_of(form: "Form") -> Layout:
-    """The layout of a batch; that of a full array is made once for its shape."""
-    if form.is_full:
-        return _full_layout(form.starts.size, form.padded_steps)
-    return Layout(form.lengths)
-
-
 @dataclass(frozen=True)
 class Form:
     """How the caller passed a batch, so that results go back alike."""
@@ -141,6 +134,13 @@ class Form:
     def flat_rows(self) -> int:
         """Rows of the flat matrix."""
         return int(self.lengths.sum()) if self.is_list else self.lengths.size * self.padded_steps
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where the steps stand in packed order; that of a full array is made once for its shape."""
+        if self.is_full:
+            return _full_layout(self.lengths.size, self.padded_steps)
+        return Layout(self.lengths)
 
 
 class Steps(NamedTuple):

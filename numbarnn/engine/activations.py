@@ -22,7 +22,7 @@ from numbarnn.engine.simd import (
     load,
     load_part,
     polynomial,
-    scale_by_rounded,
+    power_of_rounded,
     select,
     store,
     store_part,
@@ -30,24 +30,22 @@ from numbarnn.engine.simd import (
 
 
 class Constants(NamedTuple):
-    """What exp and tanh need for one dtype."""
+    """What sigmoid and tanh need for one dtype."""
 
     rounder: float  # adding it leaves round(x) in the last bits of the mantissa
     ln2_high: float  # ln 2 in two parts: n * ln2_high is exact
     ln2_low: float
-    exp_lowest: float  # exp of anything smaller rounds to 0
-    rescale: int  # powers of two kept back, so that a denormal result is rounded once
     exp_tail: tuple[float, ...]  # (exp(r) - 1 - r) / r**2 as a polynomial in r
-    tanh_small: float  # up to here tanh by its own polynomial, (tanh(x) / x - 1) / x**2 in x**2
-    tanh_tail: tuple[float, ...]
+    sigmoid_lowest: float  # sigmoid of anything smaller rounds to 0
+    sigmoid_highest: float  # and of anything larger to 1
+    sigmoid_scale: int  # a power of two that keeps exp(-sigmoid_lowest) finite, and all steps normal numbers
+    tanh_highest: float  # tanh of anything larger rounds to 1
 
 
 FLOAT32 = Constants(
     rounder=1.5 * 2.0**23,
     ln2_high=0.693359375,
     ln2_low=-0.00021219444005469057,
-    exp_lowest=-104.0,
-    rescale=24,
     exp_tail=(
         0.4999999403953552,
         0.1666652113199234,
@@ -55,21 +53,15 @@ FLOAT32 = Constants(
         0.00836874544620514,
         0.0013814540579915047,
     ),
-    tanh_small=0.625,
-    tanh_tail=(
-        -0.333333283662796,
-        0.1333276927471161,
-        -0.05385090783238411,
-        0.020997179672122,
-        -0.006096714176237583,
-    ),
+    sigmoid_lowest=-104.0,
+    sigmoid_highest=40.0,
+    sigmoid_scale=-32,
+    tanh_highest=10.0,
 )
 FLOAT64 = Constants(
     rounder=1.5 * 2.0**52,
     ln2_high=0.6931471803691238,
     ln2_low=1.9082149292705877e-10,
-    exp_lowest=-746.0,
-    rescale=54,
     exp_tail=(
         0.5,
         0.16666666666666669,
@@ -82,64 +74,61 @@ FLOAT64 = Constants(
         2.7620138719733994e-07,
         2.5100424157005067e-08,
     ),
-    tanh_small=0.3,
-    tanh_tail=(
-        -0.3333333333333333,
-        0.1333333333333329,
-        -0.05396825396812385,
-        0.021869488521279967,
-        -0.008863234676873269,
-        0.003592100503191432,
-        -0.0014553105988855638,
-        0.0005841818685129779,
-        -0.0002033775391355077,
-    ),
+    sigmoid_lowest=-746.0,
+    sigmoid_highest=40.0,
+    sigmoid_scale=-64,
+    tanh_highest=20.0,
 )
 LOG2_E = 1.4426950408889634
 
 
-def _exp_of_nonpositive(constants):
+def _sigmoid(constants):
+    """1 / (1 + exp(-x)) as s / (s + s exp(-x)): with a small s nothing overflows, and the tail keeps its
+    digits down to the denormal numbers."""
     rounder, ln2_high, ln2_low = constants.rounder, constants.ln2_high, constants.ln2_low
-    lowest, rescale, tail = constants.exp_lowest, constants.rescale, constants.exp_tail
-    descale = 2.0**-rescale
+    lowest, highest, bias = constants.sigmoid_lowest, constants.sigmoid_highest, constants.sigmoid_scale
+    scale = 2.0**bias
+    # exp(-r) = 1 - r + r**2 (c0 - c1 r + ...)
+    exp_minus = (1.0, -1.0, *((-1.0) ** k * c for k, c in enumerate(constants.exp_tail)))
 
-    def exp_of_nonpositive(x):
-        x = select(x < lowest, lowest, x)
-        shifted = fma(x, LOG2_E, rounder)
-        n = shifted - rounder
-        r = fma(n, -ln2_low, fma(n, -ln2_high, x))
-        exp_r = fma(r * r, polynomial(r, tail), r) + 1.0
-        return scale_by_rounded(exp_r, shifted, rescale) * descale
-
-    return exp_of_nonpositive
-
-
-def _tanh(constants, exp_of_nonpositive):
-    small, tail = constants.tanh_small, constants.tanh_tail
-
-    def tanh(x):
-        size = absolute(x)
-        square = x * x
-        near_zero = fma(x * square, polynomial(square, tail), x)
-        e = exp_of_nonpositive(size * -2.0)
-        return copy_sign(select(size < small, near_zero, (1.0 - e) / (1.0 + e)), x)
-
-    return tanh
-
-
-def _sigmoid(exp_of_nonpositive):
     def sigmoid(x):
-        # 1 / (1 + exp(-x)), and exp(x) / (1 + exp(x)) for negative x: the tail keeps its digits
-        e = exp_of_nonpositive(-absolute(x))
-        return select(x < 0.0, e, 1.0) / (1.0 + e)
+        x = select(x < lowest, lowest, select(x > highest, highest, x))  # NaN stays
+        shifted = fma(x, -LOG2_E, rounder)
+        n = shifted - rounder
+        r = fma(n, ln2_low, fma(n, ln2_high, x))
+        return scale / fma(polynomial(r, exp_minus), power_of_rounded(shifted, bias), scale)
 
     return sigmoid
 
 
+def _tanh(constants):
+    """-f / (1 + f) with f = (exp(-2 |x|) - 1) / 2, which is put together without cancellation."""
+    rounder, highest = constants.rounder, constants.tanh_highest
+    half_ln2_high, half_ln2_low = constants.ln2_high / 2.0, constants.ln2_low / 2.0
+    minus_two_log2_e = -2.0 * LOG2_E
+    # (exp(-2 r) - 1) / 2 = -r + r**2 (2 c0 - 4 c1 r + ...)
+    tail = tuple(2.0 * (-2.0) ** k * c for k, c in enumerate(constants.exp_tail))
+
+    def tanh(x):
+        size = absolute(x)
+        size = select(size > highest, highest, size)  # NaN stays
+        shifted = fma(size, minus_two_log2_e, rounder)
+        n = shifted - rounder
+        r = fma(n, half_ln2_low, fma(n, half_ln2_high, size))
+        near_zero = fma(r * r, polynomial(r, tail), -r)
+        power = power_of_rounded(shifted, 0)
+        f = fma(power, near_zero, fma(power, 0.5, -0.5))
+        f_plus_1 = fma(
+            power, near_zero, fma(power, 0.5, 0.5)
+        )  # rounded once, where f + 1.0 is the second time
+        return copy_sign(f / f_plus_1, x)
+
+    return tanh
+
+
 _BY_DTYPE = {}
 for _dtype, _constants in ((np.float32, FLOAT32), (np.float64, FLOAT64)):
-    _exp = inlined(_exp_of_nonpositive(_constants))
-    _BY_DTYPE[np.dtype(_dtype)] = (_tanh(_constants, _exp), _sigmoid(_exp))
+    _BY_DTYPE[np.dtype(_dtype)] = (_tanh(_constants), _sigmoid(_constants))
 
 
 def tanh(x):

@@ -14,11 +14,21 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, overload
 
 from numbarnn.engine import compile_cache
+from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
 from numbarnn.engine.host import lanes
-from numbarnn.engine.simd import FLOAT_TYPES, llvm_float
-from numbarnn.engine.tile import ARGUMENTS, ARRAYS, SHARED, declare_product, define_product, product_name
+from numbarnn.engine.simd import FLOAT_TYPES, element_pointer, llvm_float
+from numbarnn.engine.tile import (
+    ARGUMENTS,
+    ARRAYS,
+    SHARED,
+    declare_product,
+    define_product,
+    emit_row,
+    product_name,
+)
 
 
 def multiply(
@@ -81,6 +91,89 @@ def multiply(
         row = np.arange(rows)[:, None]
         begin = start[start_index + panel * panel_step + row * start_stride + columns]
         c[c_index + panel * panel_step + row * c_stride + columns] = begin + left @ right
+
+
+@inlined
+def multiply_row(
+    c,
+    c_index,
+    panel_step,
+    a,
+    a_index,
+    a_k_stride,
+    k_runs,
+    k_run,
+    k_jump,
+    b,
+    b_index,
+    b_panel_step,
+    b_k_stride,
+    panel_vectors,
+    first_vector,
+    stop_vector,
+):
+    """`multiply` for one row that is added to, as a part of the caller's own code: calling the tile takes as
+    long as a product of 16 by 64 itself. The arguments are those of `multiply`.
+    """
+    for vector in range(first_vector, stop_vector, panel_vectors):
+        panel = vector // panel_vectors
+        c_here, b_here = c_index + panel * panel_step, b_index + panel * b_panel_step
+        vectors = min(panel_vectors, stop_vector - vector)
+        if vectors == 4:
+            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 4)
+        elif vectors == 3:
+            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 3)
+        elif vectors == 2:
+            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 2)
+        else:
+            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 1)
+
+
+def _add_row(c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, vectors):
+    """The tile of one row and one panel; `vectors`, its width, is a literal."""
+    multiply(
+        c, c_index, 0, c, c_index, 0, 0, 1, a, a_index, 0, a_k_stride, k_runs, k_run, k_jump,
+        b, b_index, 0, b_k_stride, vectors, 0, vectors,
+    )  # fmt: skip
+
+
+@intrinsic(prefer_literal=True)
+def _emit_add_row(typingctx, c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index,
+                  b_k_stride, vectors):  # fmt: skip
+    width = vectors.literal_value
+    kinds = (c, types.intp, a, *[types.intp] * 5, b, types.intp, types.intp, vectors)
+
+    def codegen(context, builder, sig, args):
+        c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, _ = args
+        place = element_pointer(context, builder, sig.args[0], c, c_index)
+        given = {
+            "c": place,
+            "start": place,
+            "a": element_pointer(context, builder, sig.args[2], a, a_index),
+            "b": element_pointer(context, builder, sig.args[8], b, b_index),
+            "a_k_stride": a_k_stride,
+            "k_runs": k_runs,
+            "k_run": k_run,
+            "k_jump": k_jump,
+            "b_k_stride": b_k_stride,
+        }
+        emit_row(builder, llvm_float(sig.args[0].dtype), width, given)
+        return context.get_dummy_value()
+
+    return types.void(*kinds), codegen
+
+
+@overload(_add_row, prefer_literal=True, jit_options=INLINED_OPTIONS)
+def _overload_add_row(c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride,
+                      vectors):  # fmt: skip
+    width = vectors.literal_value
+
+    def add_row(c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, vectors):
+        _emit_add_row(
+            c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, width
+        )
+
+    return add_row
 
 
 def multiply_inside(*arguments):

@@ -18,7 +18,7 @@ import numpy as np
 from numbarnn.cells import cell_backward, cell_forward, load_sums, slots, window
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.matmul import multiply
+from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.simd import (
     lane_count,
@@ -31,6 +31,7 @@ from numbarnn.engine.simd import (
 )
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 
+SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside what else is there
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
 
 
@@ -82,11 +83,17 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
     for i in range(panels):
         first = (i if upward else panels - 1 - i) * block
         stop = min(first + block, groups)
-        multiply(
-            gates, corner, gate_stride, gates, corner, gate_stride, panel_step, rows,
-            states[0], previous_row * units, units, 1, 1, hidden, 0,
-            weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
-        )  # fmt: skip
+        if rows == 1:
+            multiply_row(
+                gates, corner, panel_step, states[0], previous_row * units, 1, 1, hidden, 0,
+                weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
+            )  # fmt: skip
+        else:
+            multiply(
+                gates, corner, gate_stride, gates, corner, gate_stride, panel_step, rows,
+                states[0], previous_row * units, units, 1, 1, hidden, 0,
+                weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
+            )  # fmt: skip
         for b in range(rows):
             for group in range(first, stop):
                 here = (gate_row + b) * gate_stride + group * sum_count * width
@@ -186,8 +193,13 @@ def _backward_rows(part, arguments):
         previous_row = slot[t + 1 if reverse else t] + row_start
         new_row = slot[t if reverse else t + 1] + row_start
         first = offset[t] + row_start
+        # Weights that the first-level cache cannot hold are read from their end at every other step: what the
+        # step before read last is still there. The gradients of the sums are made in the order in which the
+        # product reads them, for a number is slow to read just after it was written.
+        backwards = t % 2 == 1 and gate_stride * units * gates.itemsize > SMALL_WEIGHTS_BYTES
         for b in range(rows):
-            for group in range(groups):
+            for i in range(groups):
+                group = groups - 1 - i if backwards else i
                 here = (first + b) * gate_stride + group * sum_count * width
                 unit = group * width
                 carried = (row_start + b) * units + unit
@@ -205,15 +217,21 @@ def _backward_rows(part, arguments):
                 dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
                 store_run(gates, here, dsums)
                 store_each(dstates, carried, dprevious)
-        # Every other step goes through k from its end: what the step before read last is still in the cache.
-        last_k, sign = (groups * k_run - 1, -1) if t % 2 == 1 else (0, 1)
-        last_gate = (groups - 1) * sum_count * width + k_run - 1 if t % 2 == 1 else 0
-        multiply(
-            dstates[0], row_start * units, units, dstates[0], row_start * units, units, panel, rows,
-            gates, first * gate_stride + corner + last_gate, gate_stride, sign,
-            groups, k_run, sign * sum_count * width,
-            recurrent_back, last_k * panel, groups * k_run * panel, sign * panel, panel // width, 0, groups,
-        )  # fmt: skip
+        first_k, sign = (groups * k_run - 1, -1) if backwards else (0, 1)
+        first_gate = (groups - 1) * sum_count * width + k_run - 1 if backwards else 0
+        gate = first * gate_stride + corner + first_gate
+        jump = sign * sum_count * width
+        if rows == 1 and not backwards:
+            multiply_row(
+                dstates[0], row_start * units, panel, gates, gate, 1, groups, k_run, sum_count * width,
+                recurrent_back, 0, groups * k_run * panel, panel, panel // width, 0, groups,
+            )  # fmt: skip
+        else:
+            multiply(
+                dstates[0], row_start * units, units, dstates[0], row_start * units, units, panel, rows,
+                gates, gate, gate_stride, sign, groups, k_run, jump,
+                recurrent_back, first_k * panel, groups * k_run * panel, sign * panel, panel // width, 0, groups,
+            )  # fmt: skip
 
 
 @kernel

@@ -305,15 +305,14 @@ def _overload_polynomial(x, coefficients):
 # ---- powers of two by their bits, for exp ----------------------------------------------------------------
 
 
-def scale_by_rounded(x, shifted, bias):
-    """``x * 2**(n + bias)``, where n sits in the last bits of `shifted` (a number plus 1.5 * 2**mantissa)."""
-    mantissa = np.finfo(x.dtype).nmant
-    n = shifted - x.dtype.type(1.5 * 2.0**mantissa)
-    return x * np.exp2(n + bias)
+def power_of_rounded(shifted, bias):
+    """``2**(n + bias)``, where n sits in the last bits of `shifted` (a number plus 1.5 * 2**mantissa)."""
+    dtype = shifted.dtype.type
+    return np.exp2(shifted - dtype(1.5 * 2.0 ** np.finfo(dtype).nmant) + dtype(bias))
 
 
 @intrinsic(prefer_literal=True)
-def _scale_by_rounded(typingctx, x, shifted, bias):
+def _power_of_rounded(typingctx, shifted, bias):
     offset = bias.literal_value
 
     def codegen(context, builder, sig, args):
@@ -324,18 +323,18 @@ def _scale_by_rounded(typingctx, x, shifted, bias):
         def constant(value):
             return ir.Constant(integers, [value] * kind.count)
 
-        exponent = builder.shl(builder.bitcast(args[1], integers), constant(mantissa))
+        exponent = builder.shl(builder.bitcast(args[0], integers), constant(mantissa))
         power = builder.add(exponent, constant((zero_exponent + offset) << mantissa))
-        return builder.fmul(args[0], builder.bitcast(power, kind))
+        return builder.bitcast(power, kind)
 
-    return x(x, shifted, bias), codegen
+    return shifted(shifted, bias), codegen
 
 
-@overload(scale_by_rounded, prefer_literal=True)
-def _overload_scale(x, shifted, bias):
-    if is_float_vector(x):
+@overload(power_of_rounded, prefer_literal=True)
+def _overload_power_of_rounded(shifted, bias):
+    if is_float_vector(shifted):
         offset = bias.literal_value
-        return lambda x, shifted, bias: _scale_by_rounded(x, shifted, offset)
+        return lambda shifted, bias: _power_of_rounded(shifted, offset)
     return None
 
 

@@ -3,9 +3,10 @@
     C[rows, N] = start[rows, N] + A[rows, K] @ B[K, N]
 
 B comes in panels of a few vectors side by side. A tile holds MR rows of NV vectors of C in registers while k
-runs; each k loads NV vectors of B and spreads MR numbers of A. Every element of C is one chain of fused
-multiply-adds in the order of k, so a sum depends on the shapes alone, never on which tile or thread
-computes it.
+runs; each k loads NV vectors of B and spreads MR numbers of A. Every element of C is a chain of fused
+multiply-adds in the order of k; in a narrow panel, where a single row would wait for its one chain, it is a
+few chains that take turns and are added up at the end. How many depends on the panel's width alone, so that
+a sum depends on the shapes, never on which tile or thread computes it.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ from numbarnn.engine.compile_cache import shared_digest
 from numbarnn.engine.host import registers
 from numbarnn.engine.simd import call_llvm, element_bytes, mangled, splat
 
-# Vectors in a tile -> rows in the largest one: NV * MR sums, NV of B and one of A fit the registers.
-TILE_ROWS = {1: 8, 2: 8, 3: 8, 4: 6} if registers().number == 32 else {1: 6, 2: 6, 3: 4, 4: 2}
+# Vectors in a tile -> chains of an element of C, and rows in the largest tile: NV * MR * chains sums, NV
+# vectors of B and one of A fit the registers.
+CHAINS = {1: 4, 2: 2, 3: 1, 4: 1}
+TILE_ROWS = {1: 4, 2: 4, 3: 8, 4: 6} if registers().number == 32 else {1: 3, 2: 3, 3: 4, 4: 2}
 SMALLER_TILES = (4, 2, 1)  # for the rows that are left over
 PANEL_VECTORS = 4 if registers().number == 32 else 2
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
@@ -170,6 +173,14 @@ def _tile_function(module, element, width, rows, vectors):
     return function
 
 
+def emit_row(builder, element, vectors, given):
+    """A tile of one row in the midst of other code; `given` holds what `TILE_ARGUMENTS` names, but strides
+    from row to row."""
+    kind = ir.VectorType(element, registers().width // _bytes(element))
+    no_stride = dict.fromkeys(("c_stride", "start_stride", "a_row_stride"), _constant(0))
+    _emit_tile(builder, kind, 1, vectors, {**no_stride, **given})
+
+
 def _emit_tile(builder, kind, rows, vectors, given):
     alignment = element_bytes(kind)
 
@@ -179,35 +190,54 @@ def _emit_tile(builder, kind, rows, vectors, given):
     def row_of(pointer, stride, m):
         return builder.gep(pointer, [builder.mul(stride, _constant(m))])
 
-    sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
+    chains = CHAINS[vectors]
+    sums = [
+        [[cgutils.alloca_once(builder, kind) for _ in range(chains)] for _ in range(vectors)]
+        for _ in range(rows)
+    ]
     for m in range(rows):
         origin = row_of(given["start"], given["start_stride"], m)
         for v in range(vectors):
-            builder.store(builder.load(vector_at(origin, v), align=alignment), sums[m][v])
+            builder.store(builder.load(vector_at(origin, v), align=alignment), sums[m][v][0])
+            for chain in range(1, chains):
+                builder.store(ir.Constant(kind, None), sums[m][v][chain])
 
     a_stride = given["a_row_stride"]
     a_rows = [builder.mul(a_stride, _constant(m)) for m in range(rows)]
     a_run = cgutils.alloca_once(builder, given["a"].type)
     a_here = cgutils.alloca_once(builder, given["a"].type)
     b_here = cgutils.alloca_once(builder, given["b"].type)
+
+    def add_one_k(chain):
+        a_k, b_k = builder.load(a_here), builder.load(b_here)
+        right = [builder.load(vector_at(b_k, v), align=alignment) for v in range(vectors)]
+        for m in range(rows):
+            left = splat(builder, builder.load(builder.gep(a_k, [a_rows[m]])), kind)
+            for v in range(vectors):
+                operands = [left, right[v], builder.load(sums[m][v][chain])]
+                total = call_llvm(builder, f"llvm.fmuladd.{mangled(kind)}", kind, operands)
+                builder.store(total, sums[m][v][chain])
+        builder.store(builder.gep(a_k, [given["a_k_stride"]]), a_here)
+        builder.store(builder.gep(b_k, [given["b_k_stride"]]), b_here)
+
     builder.store(given["a"], a_run)
     builder.store(given["b"], b_here)
+    turns = builder.lshr(given["k_run"], _constant(chains.bit_length() - 1))
+    left_over = builder.and_(given["k_run"], _constant(chains - 1))
     with cgutils.for_range(builder, given["k_runs"], intp=INDEX):
         builder.store(builder.load(a_run), a_here)
-        with _k_loop(builder, given["k_run"], unroll=rows * vectors <= LARGEST_UNROLLED):
-            a_k, b_k = builder.load(a_here), builder.load(b_here)
-            right = [builder.load(vector_at(b_k, v), align=alignment) for v in range(vectors)]
-            for m in range(rows):
-                left = splat(builder, builder.load(builder.gep(a_k, [a_rows[m]])), kind)
-                for v in range(vectors):
-                    operands = [left, right[v], builder.load(sums[m][v])]
-                    total = call_llvm(builder, f"llvm.fmuladd.{mangled(kind)}", kind, operands)
-                    builder.store(total, sums[m][v])
-            builder.store(builder.gep(a_k, [given["a_k_stride"]]), a_here)
-            builder.store(builder.gep(b_k, [given["b_k_stride"]]), b_here)
+        with _k_loop(builder, turns, unroll=rows * vectors * chains <= LARGEST_UNROLLED):
+            for chain in range(chains):
+                add_one_k(chain)
+        for chain in range(chains - 1):
+            with builder.if_then(builder.icmp_signed("<", _constant(chain), left_over)):
+                add_one_k(chain)
         builder.store(builder.gep(builder.load(a_run), [given["k_jump"]]), a_run)
 
     for m in range(rows):
         target = row_of(given["c"], given["c_stride"], m)
         for v in range(vectors):
-            builder.store(builder.load(sums[m][v]), vector_at(target, v), align=alignment)
+            parts = [builder.load(place) for place in sums[m][v]]
+            while len(parts) > 1:
+                parts = [builder.fadd(one, other) for one, other in zip(parts[::2], parts[1::2], strict=True)]
+            builder.store(parts[0], vector_at(target, v), align=alignment)

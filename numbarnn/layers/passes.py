@@ -21,7 +21,7 @@ from numbarnn.sequences import Layout
 
 # A share of about 30 microseconds. A fork costs a few, but what one core wrote and another one reads next has
 # to travel between them: with 500,000 a training step of one row of 100 steps took longer on two threads.
-OPERATIONS_WORTH_A_THREAD = 3_000_000
+OPERATIONS_WORTH_A_THREAD = 2_000_000
 
 
 class Buffers:
@@ -31,6 +31,7 @@ class Buffers:
         self.dtype = np.dtype(dtype)
         self._arrays: dict[Any, np.ndarray] = {}
         self._views: dict[Any, np.ndarray] = {}
+        self.nbytes = 0
 
     def matrix(self, key: Any, rows: int, columns: int) -> np.ndarray:
         """A contiguous (rows, columns) array; what it holds is left from earlier use, or 0.
@@ -43,12 +44,9 @@ class Buffers:
         array = self._arrays.get(key)
         if array is None or array.shape[0] < rows or array.shape[1] != columns:
             array = self._arrays[key] = aligned_zeros((rows, columns), self.dtype)
+            self.nbytes = sum(array.nbytes for array in self._arrays.values())
         view = self._views[key] = array if array.shape[0] == rows else array[:rows]
         return view
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays.values())
 
 
 class Pass:

@@ -13,7 +13,15 @@ from numbarnn.engine.program import NO_FAULT, Program
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
 from numbarnn.layers.recurrent_pass import PackedDirection, RecurrentPass
-from numbarnn.sequences import check_finite, fault_error, flat_matrix, in_form, layout_of, read_like
+from numbarnn.sequences import (
+    Steps,
+    check_finite,
+    fault_error,
+    flat_matrix,
+    full_form,
+    in_form,
+    read_like,
+)
 
 NO_BIAS = {np.dtype(name): np.zeros(0, name) for name in ("float32", "float64")}
 
@@ -181,24 +189,31 @@ class Recurrent(Layer):
 
     def _forward(self, x, initial_state, lengths, training, seed, names):
         """`forward`, whose errors call the first two arguments by these names."""
-        training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
+        training = arguments.flag("training", training)
+        if seed is not None or (training and self.dropout > 0.0):
+            seed = arguments.seed("seed", seed)
         steps = self.read_input(x, lengths, names[0])
         form = steps.form
-        layout = layout_of(form)
-        initial = self._read_states(initial_state, steps.rows, layout, names[1])
+        initial = self._read_states(initial_state, form.layout, names[1])
         if not self.built:
             check_finite(steps, names[0])
             self.build(steps.width())
         run = self.take_pass(training)
-        room = run.buffers.matrix("x", layout.total, padded(steps.width(), self.dtype))
-        run.prepare(layout, room, seed if training else None, initial, sequence=True)
         y = flat_matrix(form, self.output_size(0), self.dtype)
-        states = self._room_for_states(layout.rows)
-        fault = run.forward_on(form, steps.values, y, states)
+        states = self._room_for_states(form.layout.rows)
+        fault = run.forward_on(form, seed, initial, steps.values, y, states)
         if fault != NO_FAULT:
             raise fault_error(form, fault, names[0], self.dtype)
-        self.keep(run, form, layout, form, layout)
+        self.keep(run, form, form.layout, form, form.layout)
         return in_form(y, form), self._hand_out(states)
+
+    def read_input(self, x, lengths, name="x"):
+        # Most calls bring a full array that needs no change; a small layer runs in few microseconds.
+        if type(x) is np.ndarray and lengths is None and x.dtype == self.dtype and x.ndim == 3:
+            rows, count, width = x.shape
+            if width == self.input_size and x.size and x.flags.c_contiguous:
+                return Steps(x.reshape(rows * count, width), full_form(rows, count))
+        return super().read_input(x, lengths, name)
 
     def backward(self, dy, dstate=None, input_gradient=True):
         """Backpropagation through the latest ``forward(training=True)``, exact and over all steps.
@@ -231,16 +246,14 @@ class Recurrent(Layer):
         run, form, layout, _, _ = self.latest_pass()
         input_gradient = arguments.flag("input_gradient", input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
-        dfinal = self._read_states(dstate, layout.rows, layout, "dstate")
-        room = run.buffers.matrix("dy", layout.total, padded(flat.shape[1], self.dtype))
-        run.prepare_backward(room, input_gradient, dfinal)
-        dx = flat_matrix(form, self.known_input_size, self.dtype) if input_gradient else flat[:0]
+        dfinal = self._read_states(dstate, layout, "dstate")
+        dx = flat_matrix(form, self.known_input_size, self.dtype) if input_gradient else None
         dstates = self._room_for_states(layout.rows)
-        fault = run.backward_on(form, flat, dx, dstates)
+        fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:
             raise fault_error(form, fault, "dy", self.dtype)
         self.release_pass()
-        return (in_form(dx, form) if input_gradient else None), self._hand_out(dstates)
+        return (None if dx is None else in_form(dx, form)), self._hand_out(dstates)
 
     def step(self, x_t, state=None):
         """Advance by one time step, for streaming.
@@ -294,7 +307,7 @@ class Recurrent(Layer):
             copy[...] = array
         return self.cell.weights(*copies)
 
-    def _read_states(self, state, rows, layout, name):
+    def _read_states(self, state, layout, name):
         """Given states as a tuple of (L * D, B, H) arrays in the layout's order, or None."""
         if state is None:
             return None
@@ -305,7 +318,7 @@ class Recurrent(Layer):
             parts = state
         else:
             parts = (state,)
-        shape = (self.num_layers * self.directions, rows, self.hidden_size)
+        shape = (self.num_layers * self.directions, layout.rows, self.hidden_size)
         result = []
         for label, part in zip(names, parts, strict=True):
             array = arguments.finite_array(f"{name} ({label})", part, shape, self.dtype)
@@ -317,7 +330,7 @@ class Recurrent(Layer):
 
     def _hand_out(self, states):
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
-        return tuple(states) if len(states) > 1 else states[0]
+        return states[0] if len(states) == 1 else (states[0], states[1])
 
 
 class LSTM(Recurrent):

@@ -71,7 +71,9 @@ class RecurrentPass(Pass):
         self.count = layer.num_layers * layer.directions
         self.ports = make_ports()
         self.seeds = np.zeros(layer.num_layers, np.uint64)
+        # What the programs were recorded for; None where they are not.
         self.placed = self.placed_backward = self.placed_form = self.placed_form_backward = None
+        self.recorded_threads = 0
 
     # ---- forward -----------------------------------------------------------------------------------------
 
@@ -81,26 +83,31 @@ class RecurrentPass(Pass):
         `initial_state` holds (L * D, B, H) arrays in the order of the layout's rows; `sequence` says whether
         the output is the sequence or the final state, by default as the layer says.
         """
-        layer = self.layer
-        sequence = layer.return_sequences if sequence is None else sequence
-        if seed is not None and layer.dropout > 0.0:
-            self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
-        self.packed = layer.packed(self.training)
+        sequence = self.layer.return_sequences if sequence is None else sequence
         # A loop over batches of one layout finds everything in its place.
-        if not self._is_placed((layout, x, sequence, get_num_threads())):
+        placed = self.placed
+        if placed is None or placed[0] is not layout or placed[1] is not x or placed[2] != sequence:
             self._place(layout, x, sequence)
-        if initial_state is not None or self.has_initial_state:
-            self._set_initial_state(initial_state)
+        elif self.recorded_threads != get_num_threads():
+            self._place(layout, x, sequence)
+        self._begin(seed, initial_state)
         if sequence:
             return layout, self.inputs[-1]
         return layout.last, self.last
 
-    def _is_placed(self, wanted):
-        return self.placed is not None and all(a is b for a, b in zip(self.placed, wanted, strict=True))
+    def _begin(self, seed, initial_state):
+        """What differs from call to call."""
+        layer = self.layer
+        if seed is not None and layer.dropout > 0.0:
+            self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
+        layer.packed(self.training)
+        if initial_state is not None or self.has_initial_state:
+            self._set_initial_state(initial_state)
 
     def _place(self, layout, x, sequence):
         """Find room for everything that forward writes, and record it."""
         layer, buffers = self.layer, self.buffers
+        self.packed = layer.packed(self.training)
         self.begin(layout, 2 * layout.total * layer.flat_values.size)
         self.sequence = sequence
         self.units = padded(layer.hidden_size, layer.dtype)
@@ -123,7 +130,7 @@ class RecurrentPass(Pass):
         self.has_initial_state = True  # or whatever earlier batches left there
         self.forward_calls = self._forward_calls()
         self.forward_program = Program(self.forward_calls)
-        self.placed = (layout, x, sequence, get_num_threads())
+        self.placed, self.recorded_threads = (layout, x, sequence), get_num_threads()
         self.placed_backward = self.placed_form = None
 
     def _set_initial_state(self, initial_state):
@@ -217,29 +224,34 @@ class RecurrentPass(Pass):
     def forward(self):
         self.forward_program.run()
 
-    def forward_on(self, form, flat_x, flat_y, states):
-        """Forward from the caller's matrix of steps to another one, and to the final states (S, L * D, B, H).
+    def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
+        """All of `prepare` and `forward`, from the caller's matrix of steps to another one and to the final
+        states (S, L * D, B, H).
 
         Returns
         -------
         int
             The first row of `flat_x` that is not finite; where there is one, nothing else was done.
         """
-        if self.placed_form is not form:
-            layout, layer = self.layout, self.layer
-            self.user_program = Program(
-                [
-                    self._read_call(form, layer.known_input_size, self.inputs[0]),
-                    *self.forward_calls,
-                    self._write_call(form, self._width, self.inputs[-1]),
-                    *(
-                        self._hand_out_call(k, states, layout.row_numbers(self._final_rows(k))[layout.places])
-                        for k, states in enumerate(self.states)
-                    ),
-                ]
-            )
-            self.placed_form = form
-        return self.user_program.run_on(self.ports, flat_x, flat_y, states)
+        if self.placed_form is not form or self.recorded_threads != get_num_threads():
+            self._place_for_caller(form)
+        self._begin(seed, initial_state)
+        return self.caller_program.run_on(self.ports, flat_x, flat_y, states)
+
+    def _place_for_caller(self, form):
+        layer, layout = self.layer, form.layout
+        x = self.buffers.matrix("x", layout.total, padded(layer.known_input_size, layer.dtype))
+        self._place(layout, x, sequence=True)
+        calls = [
+            self._read_call(form, layer.known_input_size, x),
+            *self.forward_calls,
+            self._write_call(form, self._width, self.inputs[-1]),
+        ]
+        for k, states in enumerate(self.states):
+            rows = layout.row_numbers(self._final_rows(k))[layout.places]
+            calls.append(self._hand_out_call(k, states, rows))
+        self.caller_program = Program(calls)
+        self.placed_form = form
 
     def _read_call(self, form, size, packed):
         layout = self.layout
@@ -350,15 +362,22 @@ class RecurrentPass(Pass):
     def backward(self):
         self.backward_program.run()
 
-    def backward_on(self, form, flat_dy, flat_dx, dstates):
-        """Backward from the caller's gradient of the outputs to that of the inputs, if wanted, and to those
-        of the initial states (S, L * D, B, H); returns as `forward_on` does."""
+    def backward_on(self, form, dstate, flat_dy, flat_dx, dstates):
+        """All of `prepare_backward` and `backward`, from the caller's gradient of the outputs to that of the
+        inputs, unless it is None, and to those of the initial states (S, L * D, B, H); returns as
+        `forward_on` does."""
+        need_dx = flat_dx is not None
+        dy = self.buffers.matrix("dy", self.layout.total, padded(self._width, self.layer.dtype))
+        self.prepare_backward(dy, need_dx, dstate)
         if self.placed_form_backward is not form:
-            layout, layer = self.layout, self.layer
-            calls = [self._read_call(form, self._width, self.dy), *self.backward_calls]
-            if self.dinputs[0] is not None:
-                calls.append(self._write_call(form, layer.known_input_size, self.dinputs[0]))
-            calls += [self._hand_out_call(k, carry, layout.places) for k, carry in enumerate(self.carries)]
-            self.user_backward_program = Program(calls)
+            calls = [self._read_call(form, self._width, dy), *self.backward_calls]
+            if need_dx:
+                calls.append(self._write_call(form, self.layer.known_input_size, self.dinputs[0]))
+            calls += [
+                self._hand_out_call(k, carry, self.layout.places) for k, carry in enumerate(self.carries)
+            ]
+            self.caller_backward_program = Program(calls)
             self.placed_form_backward = form
-        return self.user_backward_program.run_on(self.ports, flat_dy, flat_dx, dstates)
+        return self.caller_backward_program.run_on(
+            self.ports, flat_dy, flat_dx if need_dx else dstates, dstates
+        )

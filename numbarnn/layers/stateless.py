@@ -7,7 +7,6 @@ from numbarnn.layers.base import Layer
 from numbarnn.sequences import (
     Steps,
     check_finite,
-    layout_of,
     pack_steps,
     read_like,
     unpack_steps,
@@ -44,7 +43,7 @@ class StatelessLayer(Layer):
         """
         training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
         steps = self.read_input(x, lengths)
-        layout = layout_of(steps.form)
+        layout = steps.form.layout
         x_packed = self.pack_input(steps, layout)
         if not self.built:
             self.build(steps.width())

@@ -40,6 +40,7 @@ _PLACES = {
     "History": "training.callbacks",
     "get_num_threads": "engine.threads",
     "set_num_threads": "engine.threads",
+    "warmup": "compile_ahead",
 }
 _MODULES = ("datasets", "kernels")
 
@@ -73,10 +74,12 @@ __all__ = [
     "get_num_threads",
     "kernels",
     "set_num_threads",
+    "warmup",
 ]
 
 if TYPE_CHECKING:
     from numbarnn import datasets, kernels
+    from numbarnn.compile_ahead import warmup
     from numbarnn.engine.threads import get_num_threads, set_num_threads
     from numbarnn.layers.dense import Dense
     from numbarnn.layers.dropout import Dropout

@@ -73,11 +73,16 @@ def integers(name: str, value: Any, what: str = "integers") -> np.ndarray:
     return _array_of(name, value, "iu", what)
 
 
-def _array_of(name: str, value: Any, kinds: str, what: str) -> np.ndarray:
+def regular_array(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of whatever it holds, if its rows are of equal length."""
     try:
-        result = np.asarray(value)
-    except ValueError as error:  # rows of unequal length inside
+        return np.asarray(value)
+    except ValueError as error:
         raise ValueError(f"{name} is not a regular array: {error}") from None
+
+
+def _array_of(name: str, value: Any, kinds: str, what: str) -> np.ndarray:
+    result = regular_array(name, value)
     if result.dtype.kind not in kinds:
         raise TypeError(f"{name} must hold {what}, not {result.dtype}")
     return result
@@ -90,10 +95,15 @@ def finite_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> n
         raise ValueError(f"{name} must have shape {shape}, not {result.shape}")
     result = rounded(result, dtype)
     if not np.isfinite(result).all():
-        raise ValueError(
-            f"{name} must be finite as {np.dtype(dtype)}; it holds NaN, infinity or too large a number"
-        )
+        raise not_finite(name, dtype)
     return result
+
+
+def not_finite(name: str, dtype: Any) -> ValueError:
+    """The error for an array with numbers that are not finite."""
+    return ValueError(
+        f"{name} must be finite as {np.dtype(dtype)}; it holds NaN, infinity or too large a number"
+    )
 
 
 def rounded(numbers: np.ndarray, dtype: Any) -> np.ndarray:

@@ -32,7 +32,8 @@ from numba.extending import overload
 from numbarnn.cells.gru import GRUWeights
 from numbarnn.cells.lstm import LSTMWeights
 from numbarnn.cells.rnn import ReLURNNWeights, TanhRNNWeights
-from numbarnn.engine.compile_cache import STEP_OPTIONS, inlined
+from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
+from numbarnn.engine.ownership import unowned
 from numbarnn.engine.step import advance
 
 __all__ = ["gru_step", "lstm_step", "rnn_step"]
@@ -51,7 +52,7 @@ def rnn_step(weights, x, h):
         The state; overwritten.
     """
     check_sizes(weights, x, h)
-    advance(weights, x, (h,))
+    advance(unowned(weights), unowned(x), unowned((h,)))
 
 
 def lstm_step(weights, x, h, c):
@@ -68,7 +69,7 @@ def lstm_step(weights, x, h, c):
     """
     check_sizes(weights, x, h)
     check_sizes(weights, x, c)
-    advance(weights, x, (h, c))
+    advance(unowned(weights), unowned(x), unowned((h, c)))
 
 
 def gru_step(weights, x, h):
@@ -84,7 +85,7 @@ def gru_step(weights, x, h):
         The state; overwritten.
     """
     check_sizes(weights, x, h)
-    advance(weights, x, (h,))
+    advance(unowned(weights), unowned(x), unowned((h,)))
 
 
 @inlined
@@ -113,19 +114,19 @@ def _check_types(function, classes, weights, **arrays):
             raise TypingError(f"{function}: {name} must be writable, as it is overwritten, not {array}")
 
 
-@overload(rnn_step, jit_options=STEP_OPTIONS)
+@overload(rnn_step, jit_options=INLINED_OPTIONS)
 def _overload_rnn_step(weights, x, h):
     _check_types("rnn_step", (TanhRNNWeights, ReLURNNWeights), weights, x=x, h=h)
     return rnn_step
 
 
-@overload(lstm_step, jit_options=STEP_OPTIONS)
+@overload(lstm_step, jit_options=INLINED_OPTIONS)
 def _overload_lstm_step(weights, x, h, c):
     _check_types("lstm_step", (LSTMWeights,), weights, x=x, h=h, c=c)
     return lstm_step
 
 
-@overload(gru_step, jit_options=STEP_OPTIONS)
+@overload(gru_step, jit_options=INLINED_OPTIONS)
 def _overload_gru_step(weights, x, h):
     _check_types("gru_step", (GRUWeights,), weights, x=x, h=h)
     return gru_step

@@ -12,12 +12,40 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn import arguments
+from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT
 from numbarnn.engine.rows import first_fault, pack_rows, unpack_rows
 
 FORMS_KEPT = 16  # shapes of full arrays whose forms and layouts are made once
+
+
+@kernel
+def _lay_out(lengths, order, sorted_lengths, places, active, offset):
+    """Fill in the arrays of `Layout`, which names them, by counting; equal lengths keep their order."""
+    steps = active.size
+    count = np.zeros(steps + 1, np.int64)
+    for length in lengths:
+        count[length] += 1
+    place = np.empty(steps + 1, np.int64)  # where the next row of each length goes
+    longer = 0
+    for length in range(steps, -1, -1):
+        place[length] = longer
+        longer += count[length]
+    for row in range(lengths.size):
+        length = lengths[row]
+        order[place[length]] = row
+        sorted_lengths[place[length]] = length
+        places[row] = place[length]
+        place[length] += 1
+    running, done = lengths.size, 0
+    for t in range(steps):
+        active[t] = running
+        offset[t] = done
+        done += running
+        running -= count[t + 1]
+    offset[steps] = done
 
 
 class Layout:
@@ -36,30 +64,26 @@ class Layout:
         The caller's row that stands at each place: rows are sorted by falling length.
     in_order : bool
         Whether that is the caller's own order.
+    places : int64 array (B,)
+        Where each of the caller's rows stands.
     lengths : int64 array (B,)
         The lengths in that order.
     active : int64 array (T,)
         Rows that still run at step t; they are the first ones.
     offset : int64 array (T + 1,)
         Step t of the row at place b is row ``offset[t] + b`` of a matrix of N rows.
-    slot : int64 array (T + 1,)
-        Where slot s begins in a matrix of B + N states; see ``engine/scan.py``.
     """
 
     def __init__(self, lengths: np.ndarray) -> None:
         self.rows = int(lengths.size)
-        self.order = np.argsort(-lengths, kind="stable")
-        self.lengths = lengths[self.order]
-        self.in_order = bool((self.order[1:] > self.order[:-1]).all())
-        self.steps = int(self.lengths[0])
-        ends = np.bincount(self.lengths, minlength=self.steps + 1)
-        self.active = self.rows - np.cumsum(ends[:-1])
-        self.offset = np.zeros(self.steps + 1, np.int64)
-        np.cumsum(self.active, out=self.offset[1:])
+        self.steps = int(lengths.max())
+        self.order, self.lengths, self.places = np.empty((3, self.rows), np.int64)
+        self.active = np.empty(self.steps, np.int64)
+        self.offset = np.empty(self.steps + 1, np.int64)
+        _lay_out(lengths, self.order, self.lengths, self.places, self.active, self.offset)
+        self.in_order = bool((self.places == np.arange(self.rows)).all())
         self.total = int(self.offset[-1])
-        self._cuts: dict[int, np.ndarray] = {}
-        self.slot = np.zeros(self.steps + 1, np.int64)
-        self.slot[1:] = self.rows + self.offset[:-1]
+        self._cuts: dict[int, np.ndarray] = {1: np.array([0, self.rows])}
 
     @functools.cached_property
     def last(self) -> "Layout":
@@ -67,42 +91,6 @@ class Layout:
         layout = copy.copy(_full_layout(self.rows, 1))
         layout.order, layout.in_order = self.order, self.in_order
         return layout
-
-    @functools.cached_property
-    def places(self) -> np.ndarray:
-        """Where each of the caller's rows stands, int64 (B,)."""
-        places = np.empty_like(self.order)
-        places[self.order] = np.arange(self.rows)
-        return places
-
-    @functools.cached_property
-    def slot_rows(self) -> np.ndarray:
-        """For each of the N steps, the row of its slot t among the states, int64 (N,)."""
-        return self._rows_from(self.slot[:-1])
-
-    @functools.cached_property
-    def next_slot_rows(self) -> np.ndarray:
-        """For each of the N steps, the row of its slot t + 1 among the states, int64 (N,)."""
-        return np.arange(self.rows, self.rows + self.total)
-
-    def _rows_from(self, starts: np.ndarray) -> np.ndarray:
-        return np.arange(self.total) + np.repeat(starts - self.offset[:-1], self.active)
-
-    def row_numbers(self, rows: slice | np.ndarray) -> np.ndarray:
-        """`first_state_rows` or `last_state_rows` as int64 numbers (B,)."""
-        return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-
-    @functools.cached_property
-    def first_state_rows(self) -> slice:
-        """The places' rows in slot 0, B of them."""
-        return slice(0, self.rows)
-
-    @functools.cached_property
-    def last_state_rows(self) -> slice | np.ndarray:
-        """Each place's row in the slot of its length: B rows, in one piece where all lengths are equal."""
-        if self.lengths[-1] == self.steps:
-            return slice(int(self.slot[-1]), int(self.slot[-1]) + self.rows)
-        return self.slot[self.lengths] + np.arange(self.rows)
 
     def row_cuts(self, parts: int) -> np.ndarray:
         """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
@@ -233,9 +221,14 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
             )
         if row.size == 0:
             raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
-    counts = np.array([len(row) for row in rows], np.int64)
-    form = Form(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
-    return Steps(np.concatenate(rows), form)
+    return Steps(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+
+
+@functools.lru_cache(maxsize=FORMS_KEPT)
+def _list_form(lengths: tuple[int, ...]) -> "Form":
+    """The form of a list of rows: a loop over the same data finds its layout again."""
+    counts = np.array(lengths, np.int64)
+    return Form(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
 
 
 def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:

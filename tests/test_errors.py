@@ -526,6 +526,53 @@ def test_refused_forward_leaves_the_latest_one(make, training, x):
     np.testing.assert_array_equal(backward(dy), expected)
 
 
+def not_finite(value):
+    """A state of the dtype that a layer takes as it is, with one odd number at its end."""
+    state = np.zeros((1, 4, 4), "float32")
+    state[0, 3, 3] = value
+    return state
+
+
+GOOD_STATE = tuple(RNG.standard_normal((2, 1, 4, 4)).astype("float32"))
+STATES_NOT_FINITE = table(
+    ("h", (not_finite(np.nan), GOOD_STATE[1]), "h"),
+    ("c", (GOOD_STATE[0], not_finite(np.nan)), "c"),
+    ("infinite", (GOOD_STATE[0], not_finite(-np.inf)), "c"),
+    ("both", (not_finite(np.inf), not_finite(np.nan)), "[hc]"),
+)
+
+
+@pytest.mark.parametrize(("state", "name"), STATES_NOT_FINITE)
+@pytest.mark.parametrize("training", [False, True])
+def test_refused_initial_state_leaves_the_latest_forward(training, state, name):
+    """Numbers that only the pass itself finds, when it has begun."""
+    layer = built_lstm()
+    dy = layer.forward(X, GOOD_STATE, training=True)[0]
+    dx, dinitial = layer.backward(dy)
+    layer.forward(X, GOOD_STATE, training=True)
+    with refused(ValueError, rf"^initial_state \({name}\) must be finite", layer):
+        layer.forward(X, state, training=training)
+    dx_again, dinitial_again = layer.backward(dy)
+    np.testing.assert_array_equal(dx_again, dx)
+    np.testing.assert_array_equal(dinitial_again, dinitial)
+
+
+@pytest.mark.parametrize(("state", "name"), STATES_NOT_FINITE)
+def test_refused_state_gradient_leaves_the_latest_forward(state, name):
+    layer = built_lstm()
+    dy = layer.forward(X, GOOD_STATE, training=True)[0]
+    dx, dinitial = layer.backward(dy, GOOD_STATE)
+    gradients = {key: gradient.copy() for key, gradient in layer.gradients.items()}
+    layer.forward(X, GOOD_STATE, training=True)
+    with refused(ValueError, rf"^dstate \({name}\) must be finite", layer):
+        layer.backward(dy, state)
+    dx_again, dinitial_again = layer.backward(dy, GOOD_STATE)
+    np.testing.assert_array_equal(dx_again, dx)
+    np.testing.assert_array_equal(dinitial_again, dinitial)
+    for key, gradient in layer.gradients.items():
+        np.testing.assert_array_equal(gradient, gradients[key])
+
+
 # ---- steps and kernels' weights --------------------------------------------------------------------------
 
 
@@ -542,6 +589,7 @@ def test_step_of_a_bidirectional_layer():
         ("rank 1", X[0, 0], ValueError),
         ("rank 3", X, ValueError),
         ("no rows", X[:0, 0], ValueError),
+        ("no rows of the layer's own dtype", X[:0, 0].astype("float32"), ValueError),
         ("nan", with_value(np.nan)[:, 2], ValueError),
         ("strings", np.full((4, 2), "a"), TypeError),
         ("none", None, (TypeError, ValueError)),
@@ -565,6 +613,31 @@ def test_states_of_a_step(state):
     layer = built_lstm()
     with refused(ValueError, "^state ", layer):
         layer.step(X[:, 0], state)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        *(pytest.param(*case.values[:1], ValueError, rf"\({case.values[1]}\) must be finite", id=case.id)
+          for case in STATES_NOT_FINITE),
+        *table(
+            ("shape of h", (GOOD_STATE[0][:, :3], GOOD_STATE[1]), ValueError, r"\(h\) must have shape"),
+            ("shape of c", (GOOD_STATE[0], GOOD_STATE[1][:, :, :3]), ValueError, r"\(c\) must have shape"),
+            ("complex c", [GOOD_STATE[0], GOOD_STATE[1] + 1j], TypeError, r"\(c\) must hold real numbers"),
+            ("words", [GOOD_STATE[0], [[["a"] * 4] * 4]], TypeError, r"\(c\) must hold real numbers"),
+            ("h alone", [GOOD_STATE[0]], ValueError, r"must be a tuple \(h, c\)"),
+        ),
+    ],
+)  # fmt: skip
+def test_refused_step_leaves_the_next_ones_alone(state, error, message):
+    layer, x = built_lstm(), X[:, 0].astype("float32")
+    expected = layer.step(x, GOOD_STATE), layer.step(x)
+    with refused(error, f"^state {message}", layer):
+        layer.step(x, state)
+    for given, (y, final) in zip((GOOD_STATE, None), expected, strict=True):
+        y_again, final_again = layer.step(x, given)
+        np.testing.assert_array_equal(y_again, y)
+        np.testing.assert_array_equal(final_again, final)
 
 
 @pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True}])

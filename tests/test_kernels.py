@@ -1,6 +1,7 @@
 """Single steps from a user's own compiled loop: the layer's numbers, in place, without allocation."""
 
 import hashlib
+import sys
 import threading
 from pathlib import Path
 
@@ -163,6 +164,34 @@ def test_nothing_is_allocated(cell):
     finally:
         if not were_on:
             _nrt_python.memsys_disable_stats()
+
+
+def test_long_loop():
+    """A million steps take no more of the stack than one, and leave every counter as it was."""
+    weights, steps = make_layer("lstm", 4, 1).kernel_weights(), 1_000_000
+    signal, out = random_array(2, steps, 1), np.empty((2, steps, 4), np.float32)
+    h, c = states_of("lstm", 4)
+    run_lstm(weights, signal[:1], h.copy(), c.copy(), out[0])  # compiled before anything is counted
+    kept = [*weights, signal, out, h, c]
+    were_on = _nrt_python.memsys_stats_enabled()
+    _nrt_python.memsys_enable_stats()
+    try:
+        users, before = [sys.getrefcount(array) for array in kept], rtsys.get_allocation_stats()
+        run_lstm(weights, signal, h, c, out[0])
+        after = rtsys.get_allocation_stats()
+        assert [sys.getrefcount(array) for array in kept] == users
+    finally:
+        if not were_on:
+            _nrt_python.memsys_disable_stats()
+    assert after.mi_alloc - before.mi_alloc == after.mi_free - before.mi_free
+    assert after.alloc - before.alloc == after.free - before.free
+
+    # The same in many short loops, each with a stack of its own.
+    h, c = states_of("lstm", 4)
+    for begin in range(0, steps, 1000):
+        here = slice(begin, begin + 1000)
+        run_lstm(weights, signal[here], h, c, out[1, here])
+    np.testing.assert_array_equal(out[1], out[0])
 
 
 @each_dtype

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 
+import numbarnn
 from numbarnn.training import clipping, optimizers, schedules
-from numbarnn.training.clipping import PARTIAL_SUMS, clip_by_norm, clip_by_value, global_norm
+from numbarnn.training.clipping import Clipping, clipping_of, global_norm
 from numbarnn.training.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, RMSprop, get_optimizer
 from numbarnn.training.schedules import Constant, CosineDecay, Schedule, StepDecay
+from numbarnn.training.update_kernels import BLOCK, BLOCKS_WORTH_A_THREAD, PARTIAL_SUMS, cuts_of
 
 # Relative to the largest magnitude of an array, after all steps.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
@@ -184,9 +186,27 @@ def test_wrong_settings_are_refused(optimizer_class, options, error, message):
 # ---- clipping --------------------------------------------------------------------------------------------
 
 
+def clip(gradients, clip_norm=None, clip_value=None):
+    """The gradients as an update takes them: its step at a rate of 1 is the clipped gradient."""
+    clipping = clipping_of(gradients, global_norm(gradients), clip_norm, clip_value)
+    optimizer, values = SGD(), [np.zeros_like(gradient) for gradient in gradients]
+    optimizer.update(optimizer.start(values), values, gradients, 1.0, *clipping)
+    return [-value for value in values]
+
+
+@pytest.fixture
+def any_number_of_threads():
+    """May be set, and is as before afterwards."""
+    before = numbarnn.get_num_threads()
+    yield
+    numbarnn.set_num_threads(before)
+
+
 @each_dtype
 @pytest.mark.parametrize(
-    "sizes", [[1], [PARTIAL_SUMS], [5 * PARTIAL_SUMS + 3, 7, 2 * PARTIAL_SUMS], [0, 3]], ids=str
+    "sizes",
+    [[1], [PARTIAL_SUMS], [5 * PARTIAL_SUMS + 3, 7, 2 * PARTIAL_SUMS], [0, 3], [BLOCK], [3 * BLOCK + 70]],
+    ids=str,
 )
 def test_global_norm(sizes, dtype):
     gradients = random_arrays(0, dtype, sizes)
@@ -217,38 +237,75 @@ def test_clipping_by_norm_is_pytorchs(max_norm, dtype):
         parameter.grad = torch.from_numpy(gradient.copy())
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
     assert global_norm(gradients) == pytest.approx(norm, rel=1e-6)
-    clip_by_norm(gradients, max_norm, global_norm(gradients))
-    assert global_norm(gradients) == pytest.approx(max_norm, rel=1e-6 if dtype == "float32" else 1e-15)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
+    clipped = clip(gradients, clip_norm=max_norm)
+    assert global_norm(clipped) == pytest.approx(max_norm, rel=1e-6 if dtype == "float32" else 1e-15)
+    for parameter, gradient in zip(parameters, clipped, strict=True):
         np.testing.assert_allclose(gradient * (norm / (norm + 1e-6)), parameter.grad.numpy(), rtol=1e-6)
 
 
 def test_clipping_by_norm_leaves_what_is_inside():
     gradients = random_arrays(0, "float32")
     norm = global_norm(gradients)
-    clip_by_norm(gradients, norm, norm)
-    clip_by_norm(gradients, 2.0 * norm, norm)
-    assert all(map(np.array_equal, gradients, random_arrays(0, "float32")))
+    for max_norm in (norm, 2.0 * norm):
+        assert clipping_of(gradients, norm, max_norm, None) == Clipping(math.inf, 1.0)
+        assert all(map(np.array_equal, clip(gradients, clip_norm=max_norm), gradients))
 
 
 def test_clipping_never_hides_nan():
     gradients = [np.array([1.0, np.nan]), np.array([2.0])]
-    clip_by_norm(gradients, 0.5, global_norm(gradients))
-    np.testing.assert_array_equal(gradients[0], [1.0, np.nan])
-    infinite = [np.array([1.0, np.inf])]
-    clip_by_norm(infinite, 0.5, global_norm(infinite))
-    np.testing.assert_array_equal(infinite[0], [0.0, np.nan])
-    clip_by_value(gradients, 0.5)
-    np.testing.assert_array_equal(gradients[0], [0.5, np.nan])
+    np.testing.assert_array_equal(clip(gradients, clip_norm=0.5)[0], [1.0, np.nan])
+    np.testing.assert_array_equal(clip(gradients, clip_value=0.5)[0], [0.5, np.nan])
+    with np.errstate(invalid="ignore"):  # only with the JIT off does NumPy see it
+        np.testing.assert_array_equal(clip([np.array([1.0, np.inf])], clip_norm=0.5)[0], [0.0, np.nan])
 
 
 @each_dtype
 def test_clipping_by_value(dtype):
     gradients = random_arrays(0, dtype)
-    clip_by_value(gradients, 0.25)
-    for gradient, before in zip(gradients, random_arrays(0, dtype), strict=True):
-        assert gradient.dtype == dtype
-        np.testing.assert_array_equal(gradient, np.clip(before, -0.25, 0.25))
+    for clipped, gradient in zip(clip(gradients, clip_value=0.25), gradients, strict=True):
+        assert clipped.dtype == dtype
+        np.testing.assert_array_equal(clipped, np.clip(gradient, -0.25, 0.25))
+
+
+@each_dtype
+def test_clipping_by_value_comes_first(dtype):
+    gradients = random_arrays(0, dtype, [3, BLOCK + 5])
+    norm = global_norm([np.clip(gradient, -0.25, 0.25) for gradient in gradients])
+    clipping = clipping_of(gradients, global_norm(gradients), 0.5 * norm, 0.25)
+    assert clipping == Clipping(0.25, 0.5)
+
+
+@each_class
+@each_dtype
+def test_updates_clip_on_the_way(optimizer_class, dtype):
+    """The bits of an update by gradients that were clipped before."""
+    optimizer = optimizer_class(weight_decay=0.1)
+    sizes = [5, 2 * BLOCK + 3]
+    before, after = random_arrays(0, dtype, sizes), random_arrays(0, dtype, sizes)
+    states = optimizer.start(before), optimizer.start(after)
+    real = np.dtype(dtype).type
+    for step in range(3):
+        gradients = random_arrays(1 + step, dtype, sizes)
+        clipped = [np.clip(gradient, -0.25, 0.25) * real(0.3) for gradient in gradients]
+        optimizer.update(states[0], before, clipped, 0.1)
+        optimizer.update(states[1], after, gradients, 0.1, limit=0.25, factor=0.3)
+    assert all(map(np.array_equal, before, after))
+
+
+@each_class
+@each_dtype
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_threads_change_no_bit(optimizer_class, dtype):
+    optimizer, results = optimizer_class(), []
+    for count in (1, 2, 5):
+        numbarnn.set_num_threads(count)
+        values, gradients = (
+            random_arrays(seed, dtype, [3 * BLOCKS_WORTH_A_THREAD * BLOCK + 11]) for seed in (0, 1)
+        )
+        assert cuts_of(values[0].size).size == 1 + min(count, 3)
+        optimizer.update(optimizer.start(values), values, gradients, 0.1)
+        results.append((global_norm(gradients), values[0].tobytes()))
+    assert results == results[:1] * 3
 
 
 # ---- schedules -------------------------------------------------------------------------------------------

@@ -1,6 +1,11 @@
 """The recurrent layers against both oracles, and what they promise about forms, threads and rows."""
 
 import importlib
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,6 +220,28 @@ def test_inputs_of_any_layout_and_precision(cell, dtype):
         assert_same((np.stack(as_rows[0]), as_rows[1]), expected)
 
 
+@each_cell
+def test_states_of_any_layout(cell):
+    """What a file or another library hands out may be read-only or at an odd address; one part or all."""
+    problem = random_problem(cell, (5, 4, 6, 7), bidirectional=True, dtype="float32")
+    layer, x, dy = make_layer(problem), np.stack(problem.x), np.stack(problem.dy)
+    good = [array for _, array in arrays_of(problem.initial_state)]
+    expected = run_layer(layer, problem)
+    variants = []
+    for array in good:
+        read_only, odd = array.copy(), np.zeros(array.nbytes + 1, np.uint8)[1:].view(np.float32)
+        read_only.flags.writeable = False
+        odd[:] = array.reshape(-1)
+        variants.append([array, read_only, odd.reshape(array.shape), np.asfortranarray(array)])
+    for parts in itertools.product(*variants):
+        state = parts if len(parts) > 1 else parts[0]
+        y, final = layer.forward(x, initial_state=state, training=True)
+        assert_same((list(y), final), (expected.outputs, expected.state))
+        with_same = layer.backward(dy, dstate=problem.initial_state)
+        layer.forward(x, initial_state=state, training=True)
+        assert_same(layer.backward(dy, dstate=state), with_same)
+
+
 @each_dtype
 @pytest.mark.parametrize("as_array", [True, False], ids=["array", "list"])
 @each_cell
@@ -248,6 +275,59 @@ def test_steps_are_forward(cell, num_layers, dtype):
             y_steps.append(y_t)
         assert_close(np.stack(y_steps, axis=1), y, TOLERANCE[dtype], dtype)
         assert_close(state, final, TOLERANCE[dtype], dtype)
+
+
+@each_dtype
+@pytest.mark.parametrize("hidden_size", [5, 16, 40])
+@pytest.mark.parametrize("rows", [1, 3])
+@each_cell
+def test_steps_are_forward_to_the_last_bit(cell, rows, hidden_size, dtype):
+    """Whether the steps come one by one or all at once, each sum has the same order."""
+    problem = random_problem(cell, (50, rows, 3, hidden_size), num_layers=2, dtype=dtype)
+    layer, x = make_layer(problem), np.stack(problem.x)
+    state = problem.initial_state
+    y, final = layer.forward(x, initial_state=state)
+    for t in range(x.shape[1]):
+        y_t, state = layer.step(np.ascontiguousarray(x[:, t]), state)
+        assert_same(y_t, np.ascontiguousarray(y[:, t]))
+    assert_same(state, final)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@each_cell
+def test_states_left_by_one_call_are_not_those_of_the_next(cell, training):
+    """One pass serves batches with and without states, of one shape and of others, in any order."""
+    problem = random_problem(cell, (6, 3, 4, 17), num_layers=2, bidirectional=True)
+    layer, x = make_layer(problem), np.stack(problem.x)
+    batches = [(x, problem.initial_state), (x, None), (problem.x, None), (x[:, :2].copy(), None)]
+
+    def run(layer, batch):
+        given, state = batch
+        y, final = layer.forward(given, initial_state=state, training=training)
+        return (y, final, layer.backward(y)) if training else (y, final)
+
+    expected = [run(make_layer(problem), batch) for batch in batches]
+    for i in (0, 1, 0, 2, 0, 3, 3, 0, 1, 1):
+        assert_same(run(layer, batches[i]), expected[i])
+
+
+WITHOUT_JIT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import LAYERS, TOLERANCE, assert_close, make_layer, random_problem, run_layer
+import reference
+for cell in LAYERS:
+    problem = random_problem(cell, (3, 2, 3, 5), num_layers=2, bidirectional=True, ragged=True)
+    assert_close(run_layer(make_layer(problem), problem), reference.run(*problem), TOLERANCE["float64"])
+"""
+
+
+def test_all_cells_without_the_compiler():
+    """For a debugger: the kernels are plain functions then."""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", WITHOUT_JIT, str(Path(__file__).parent)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def dropout_masks(problem, rate, seed):

@@ -40,6 +40,11 @@ def window(weights):
     return _BY_WEIGHTS[type(weights)].window
 
 
+def panel_vectors(weights):
+    """Vectors in a panel of the packed weights; a constant in kernels."""
+    return _BY_WEIGHTS[type(weights)].panel_vectors
+
+
 def load_sums(weights, gates, index):
     """The sums of one group of hidden units, a vector a slot."""
     return load_run(gates, index, _BY_WEIGHTS[type(weights)].slots)
@@ -71,6 +76,12 @@ def _overload_slots(weights):
 @overload(window, target="generic")
 def _overload_window(weights):
     number = _cell_of(weights).window
+    return lambda weights: number
+
+
+@overload(panel_vectors, target="generic")
+def _overload_panel_vectors(weights):
+    number = _cell_of(weights).panel_vectors
     return lambda weights: number
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from numbarnn.engine.host import PANEL_VECTORS
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -58,6 +60,12 @@ class Cell:
     def window(self) -> int:
         """Sums that one of the two products fills."""
         return len(self.shared) + len(self.apart)
+
+    @property
+    def panel_vectors(self) -> int:
+        """Vectors in a panel of the packed weights: where gates are apart, one group of hidden units fills a
+        panel, so that the sums that a product fills stand side by side."""
+        return self.window if self.apart else PANEL_VECTORS
 
     @property
     def input_gates(self) -> tuple[int, ...]:

@@ -92,7 +92,8 @@ def _sigmoid(constants):
     exp_minus = (1.0, -1.0, *((-1.0) ** k * c for k, c in enumerate(constants.exp_tail)))
 
     def sigmoid(x):
-        x = select(x < lowest, lowest, select(x > highest, highest, x))  # NaN stays
+        x = select(x > highest, highest, x)  # NaN stays
+        x = select(x < lowest, lowest, x)
         shifted = fma(x, -LOG2_E, rounder)
         n = shifted - rounder
         r = fma(n, ln2_low, fma(n, ln2_high, x))

@@ -1,9 +1,10 @@
 """How kernels are compiled, and the disk cache that spares the second start of a program the wait.
 
-Two decorators make every compiled function of the package:
+Three decorators make every compiled function of the package:
 
 - ``@kernel``: called from Python; lazily compiled, releases the GIL, cached on disk.
 - ``@inlined``: called from kernels only; a plain Python function that the compiler inlines.
+- ``@called``: the same for long functions, which stay functions of their own.
 
 Numba's own cache keys a function by its own source file, so an edit of a cell would leave a stale time
 loop behind. Here every entry is stamped with a digest of all sources that can be inlined into a kernel.
@@ -203,6 +204,19 @@ def kernel(function: Callable) -> Callable:
     if not jit_is_off and has_file and _cache_directory() is not None:
         compiled._cache = KernelCache(function)
     return compiled
+
+
+def called(function: Callable) -> Callable:
+    """Let kernels call `function`, which stays callable as plain Python: for what is long and called seldom.
+
+    An `inlined` function is optimised again in every function around it, which takes time to compile.
+    """
+
+    @overload(function, jit_options=STEP_OPTIONS, strict=False)
+    def for_the_compiler(*args, **kwargs):
+        return function
+
+    return function
 
 
 def inlined(function: Callable) -> Callable:

@@ -40,3 +40,6 @@ def padded(size: int, dtype) -> int:
     """`size` rounded up to whole vectors."""
     width = lanes(dtype)
     return -(-size // width) * width
+
+
+PANEL_VECTORS = 4 if registers().number == 32 else 2  # in a panel of packed weights: what a tile holds best

@@ -17,13 +17,12 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, overload
 
 from numbarnn.engine import compile_cache
-from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
+from numbarnn.engine.compile_cache import INLINED_OPTIONS
 from numbarnn.engine.host import lanes
 from numbarnn.engine.simd import FLOAT_TYPES, element_pointer, llvm_float
 from numbarnn.engine.tile import (
     ARGUMENTS,
     ARRAYS,
-    SHARED,
     declare_product,
     define_product,
     emit_row,
@@ -93,10 +92,11 @@ def multiply(
         c[c_index + panel * panel_step + row * c_stride + columns] = begin + left @ right
 
 
-@inlined
 def multiply_row(
     c,
     c_index,
+    start,
+    start_index,
     panel_step,
     a,
     a_index,
@@ -112,109 +112,100 @@ def multiply_row(
     first_vector,
     stop_vector,
 ):
-    """`multiply` for one row that is added to, as a part of the caller's own code: calling the tile takes as
-    long as a product of 16 by 64 itself. The arguments are those of `multiply`.
+    """`multiply` for one row, as a part of the caller's own code: calling the tile takes as long as a product
+    of 16 by 64 itself. The arguments are those of `multiply`.
     """
-    for vector in range(first_vector, stop_vector, panel_vectors):
-        panel = vector // panel_vectors
-        c_here, b_here = c_index + panel * panel_step, b_index + panel * b_panel_step
-        vectors = min(panel_vectors, stop_vector - vector)
-        if vectors == 4:
-            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 4)
-        elif vectors == 3:
-            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 3)
-        elif vectors == 2:
-            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 2)
-        else:
-            _add_row(c, c_here, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_here, b_k_stride, 1)
-
-
-def _add_row(c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, vectors):
-    """The tile of one row and one panel; `vectors`, its width, is a literal."""
     multiply(
-        c, c_index, 0, c, c_index, 0, 0, 1, a, a_index, 0, a_k_stride, k_runs, k_run, k_jump,
-        b, b_index, 0, b_k_stride, vectors, 0, vectors,
+        c, c_index, 0, start, start_index, 0, panel_step, 1, a, a_index, 0, a_k_stride, k_runs, k_run, k_jump,
+        b, b_index, b_panel_step, b_k_stride, panel_vectors, first_vector, stop_vector,
     )  # fmt: skip
 
 
+ROW_ARGUMENTS = (
+    "c", "c_index", "start", "start_index", "a", "a_index", "a_k_stride", "k_runs", "k_run", "k_jump",
+    "b", "b_index", "b_k_stride", "vectors",
+)  # fmt: skip
+
+
 @intrinsic(prefer_literal=True)
-def _emit_add_row(typingctx, c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index,
-                  b_k_stride, vectors):  # fmt: skip
+def _emit_row(typingctx, c, c_index, start, start_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b,
+              b_index, b_k_stride, vectors):  # fmt: skip
+    """The tile of one row and one panel; `vectors`, its width, is a literal."""
     width = vectors.literal_value
-    kinds = (c, types.intp, a, *[types.intp] * 5, b, types.intp, types.intp, vectors)
+    kinds = (c, types.intp, start, types.intp, a, *[types.intp] * 5, b, types.intp, types.intp, vectors)
 
     def codegen(context, builder, sig, args):
-        c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, _ = args
-        place = element_pointer(context, builder, sig.args[0], c, c_index)
-        given = {
-            "c": place,
-            "start": place,
-            "a": element_pointer(context, builder, sig.args[2], a, a_index),
-            "b": element_pointer(context, builder, sig.args[8], b, b_index),
-            "a_k_stride": a_k_stride,
-            "k_runs": k_runs,
-            "k_run": k_run,
-            "k_jump": k_jump,
-            "b_k_stride": b_k_stride,
-        }
+        given = dict(zip(ROW_ARGUMENTS, args, strict=True))
+        for place, name in enumerate(ROW_ARGUMENTS):
+            if name in ARRAYS:
+                kind, index = sig.args[place], args[place + 1]
+                given[name] = element_pointer(context, builder, kind, args[place], index)
         emit_row(builder, llvm_float(sig.args[0].dtype), width, given)
         return context.get_dummy_value()
 
     return types.void(*kinds), codegen
 
 
-@overload(_add_row, prefer_literal=True, jit_options=INLINED_OPTIONS)
-def _overload_add_row(c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride,
-                      vectors):  # fmt: skip
-    width = vectors.literal_value
+@overload(multiply_row, jit_options=INLINED_OPTIONS)
+def _overload_multiply_row(c, c_index, start, start_index, panel_step, a, a_index, a_k_stride, k_runs, k_run,
+                           k_jump, b, b_index, b_panel_step, b_k_stride, panel_vectors, first_vector,
+                           stop_vector):  # fmt: skip
+    def rows(c, c_index, start, start_index, panel_step, a, a_index, a_k_stride, k_runs, k_run, k_jump,
+             b, b_index, b_panel_step, b_k_stride, panel_vectors, first_vector, stop_vector):  # fmt: skip
+        for vector in range(first_vector, stop_vector, panel_vectors):
+            panel = vector // panel_vectors
+            c_here, start_here = c_index + panel * panel_step, start_index + panel * panel_step
+            b_here = b_index + panel * b_panel_step
+            vectors = min(panel_vectors, stop_vector - vector)
+            if vectors == 4:
+                _emit_row(
+                    c, c_here, start, start_here, a, a_index, a_k_stride, k_runs, k_run, k_jump,
+                    b, b_here, b_k_stride, 4,
+                )  # fmt: skip
+            elif vectors == 3:
+                _emit_row(
+                    c, c_here, start, start_here, a, a_index, a_k_stride, k_runs, k_run, k_jump,
+                    b, b_here, b_k_stride, 3,
+                )  # fmt: skip
+            elif vectors == 2:
+                _emit_row(
+                    c, c_here, start, start_here, a, a_index, a_k_stride, k_runs, k_run, k_jump,
+                    b, b_here, b_k_stride, 2,
+                )  # fmt: skip
+            else:
+                _emit_row(
+                    c, c_here, start, start_here, a, a_index, a_k_stride, k_runs, k_run, k_jump,
+                    b, b_here, b_k_stride, 1,
+                )  # fmt: skip
 
-    def add_row(c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, vectors):
-        _emit_add_row(
-            c, c_index, a, a_index, a_k_stride, k_runs, k_run, k_jump, b, b_index, b_k_stride, width
-        )
-
-    return add_row
-
-
-def multiply_inside(*arguments):
-    """`multiply` for compiled functions of the user's, which Numba may load without asking us first: the
-    code of the product becomes part of them."""
-    multiply(*arguments)
-
-
-def _declare(function, inside):
-    @infer_global(function)
-    class Product(AbstractTemplate):
-        key = function
-
-        def generic(self, args, kws):
-            given = dict(zip(ARGUMENTS, args, strict=True))
-            dtypes = {given[name].dtype for name in ARRAYS}
-            if len(dtypes) > 1 or not dtypes <= set(FLOAT_TYPES):
-                return None  # an array of one dtype is never read as another
-            if not inside:
-                provide(dtypes.pop())
-            kinds = [given[name] if name in ARRAYS else types.intp for name in ARGUMENTS]
-            return signature(types.none, *kinds)
-
-    @lower_builtin(function, types.VarArg(types.Any))
-    def lower(context, builder, sig, args):
-        element = llvm_float(sig.args[0].dtype)
-        product = declare_product(builder.module, element)
-        if inside and product.is_declaration:
-            product.linkage = SHARED
-            define_product(product, element)
-        values = []
-        for kind, value in zip(sig.args, args, strict=True):
-            if isinstance(kind, types.Array):
-                value = context.make_array(kind)(context, builder, value).data
-            values.append(value)
-        builder.call(product, values)
-        return context.get_dummy_value()
+    return rows
 
 
-_declare(multiply, inside=False)
-_declare(multiply_inside, inside=True)
+@infer_global(multiply)
+class _Product(AbstractTemplate):
+    key = multiply
+
+    def generic(self, args, kws):
+        given = dict(zip(ARGUMENTS, args, strict=True))
+        dtypes = {given[name].dtype for name in ARRAYS}
+        if len(dtypes) > 1 or not dtypes <= set(FLOAT_TYPES):
+            return None  # an array of one dtype is never read as another
+        provide(dtypes.pop())
+        kinds = [given[name] if name in ARRAYS else types.intp for name in ARGUMENTS]
+        return signature(types.none, *kinds)
+
+
+@lower_builtin(multiply, types.VarArg(types.Any))
+def _lower_product(context, builder, sig, args):
+    product = declare_product(builder.module, llvm_float(sig.args[0].dtype))
+    values = []
+    for kind, value in zip(sig.args, args, strict=True):
+        if isinstance(kind, types.Array):
+            value = context.make_array(kind)(context, builder, value).data
+        values.append(value)
+    builder.call(product, values)
+    return context.get_dummy_value()
+
 
 _libraries: dict[str, Any] = {}
 

@@ -24,17 +24,20 @@ from numbarnn.engine.fork import (
     RECORD_ARGUMENTS,
     RECORD_FUNCTION,
     RECORD_PARTS,
+    RECORD_ROUNDS,
     RECORD_WORDS,
     WORD_BYTES,
-    run_parts,
+    fork,
+    run_rounds,
 )
 from numbarnn.engine.simd import element_pointer
 from numbarnn.engine.threads import run
 
 # Words of the ports. A kernel that finds a fault in what it reads writes where into FAULT; the program stops.
-FAULT, INPUT, OUTPUT, STATES = range(4)
-PORTS = 4
+FAULT, INPUT, OUTPUT, STATES_OUT, FIRST_STATE_IN = range(5)
+PORTS = 7  # with one for each state of a cell; an address of 0 stands for no array
 NO_FAULT = -1
+FAULT_IN_STATE = -2  # in the first state; in the next one -3
 
 
 def make_ports() -> np.ndarray:
@@ -55,7 +58,7 @@ def address_of(array):
 def array_at(address, rows, columns, like):
     """The contiguous (rows, columns) array that lies at an address, of the dtype of `like`."""
     element = np.ctypeslib.as_ctypes_type(like.dtype)
-    memory = (element * (rows * columns)).from_address(address)
+    memory = (element * (rows * columns)).from_address(int(address))
     return np.ctypeslib.as_array(memory).reshape(rows, columns)
 
 
@@ -106,6 +109,15 @@ class Call(NamedTuple):
     record: np.ndarray
     kernel: Callable
     arguments: tuple
+    inner: Sequence["Call"] = ()  # what the call consists of, if of other calls
+
+    def run_plainly(self) -> None:
+        """Without compiled code."""
+        if self.inner:
+            for call in self.inner:
+                call.run_plainly()
+        else:
+            self.kernel(ALONE, *self.arguments)
 
 
 def record(kernel: Callable, *arguments: Any) -> Call:
@@ -117,19 +129,48 @@ def record(kernel: Callable, *arguments: Any) -> Call:
 
 
 @inlined
+def _execute_call(team, address):
+    words = array_at(address, 1, RECORD_ARGUMENTS, team)
+    captured = address + RECORD_ARGUMENTS * WORD_BYTES
+    run_rounds(team, words[0, RECORD_ROUNDS], words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
+
+
+@inlined
+def _execute_one(part, arguments):
+    (calls,) = arguments
+    _execute_call(calls[:0], calls[part])  # without a team: as ALONE
+
+
+@kernel
+def _execute_side_by_side(team, calls):
+    fork(team, calls.size, _execute_one, (calls,))
+
+
+def record_together(calls: Sequence[Call]) -> Call:
+    """Several calls as one, whose parts they are: side by side, each on one thread."""
+    addresses = np.array([call.record[RECORD_ADDRESS] for call in calls], np.int64)
+    together = record(_execute_side_by_side, addresses)
+    return together._replace(inner=tuple(calls))
+
+
+@inlined
 def _execute_all(team, calls, ports):
     for i in range(calls.size):
         if ports[FAULT] != NO_FAULT:
             return
         words = array_at(calls[i], 1, RECORD_ARGUMENTS, calls)
         captured = calls[i] + RECORD_ARGUMENTS * WORD_BYTES
-        run_parts(team, words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
+        run_rounds(team, words[0, RECORD_ROUNDS], words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
 
 
 @inlined
-def _connect(ports, given, wanted, states):
+def _connect(ports, given, wanted, states_out, states_in):
     ports[FAULT] = NO_FAULT
-    ports[INPUT], ports[OUTPUT], ports[STATES] = address_of(given), address_of(wanted), address_of(states)
+    ports[INPUT], ports[OUTPUT] = address_of(given), address_of(wanted)
+    ports[STATES_OUT] = address_of(states_out)
+    first, other = states_in
+    ports[FIRST_STATE_IN] = address_of(first) if first.size > 0 else 0
+    ports[FIRST_STATE_IN + 1] = address_of(other) if other.size > 0 else 0
 
 
 @kernel
@@ -139,9 +180,9 @@ def _execute(team, calls, ports):
 
 
 @kernel
-def _execute_on(team, calls, ports, given, wanted, states):
+def _execute_on(team, calls, ports, given, wanted, states_out, state_in, other_state_in):
     """`_execute` with arrays behind the ports."""
-    _connect(ports, given, wanted, states)
+    _connect(ports, given, wanted, states_out, (state_in, other_state_in))
     _execute_all(team, calls, ports)
 
 
@@ -166,8 +207,16 @@ class Program:
         else:
             run(_execute, self._parts, self._addresses, _NO_PORTS)
 
-    def run_on(self, ports: np.ndarray, given: np.ndarray, wanted: np.ndarray, states: np.ndarray) -> int:
-        """Run all calls with these contiguous arrays behind the ports.
+    def run_on(
+        self,
+        ports: np.ndarray,
+        given: np.ndarray,
+        wanted: np.ndarray,
+        states_out: np.ndarray,
+        states_in: Sequence[np.ndarray],
+    ) -> int:
+        """Run all calls with these contiguous arrays behind the ports; of `states_in` there are two, empty
+        ones for none.
 
         Returns
         -------
@@ -175,13 +224,18 @@ class Program:
             `NO_FAULT`, or what a kernel wrote into the ports before the program stopped.
         """
         if config.DISABLE_JIT:
-            _connect(ports, given, wanted, states)
+            _connect(ports, given, wanted, states_out, states_in)
             self._run_plainly(ports)
+        elif self._parts == 1:
+            _execute_on(ALONE, self._addresses, ports, given, wanted, states_out, states_in[0], states_in[1])
         else:
-            run(_execute_on, self._parts, self._addresses, ports, given, wanted, states)
+            run(
+                _execute_on, self._parts, self._addresses, ports, given, wanted, states_out,
+                states_in[0], states_in[1],
+            )  # fmt: skip
         return int(ports[FAULT])
 
     def _run_plainly(self, ports: np.ndarray) -> None:
         for call in self.calls:
             if ports[FAULT] == NO_FAULT:
-                call.kernel(ALONE, *call.arguments)
+                call.run_plainly()

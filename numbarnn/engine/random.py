@@ -45,23 +45,28 @@ def _mix_integer(bits: int) -> int:
 
 @inlined
 def _drop_rows(part, arguments):
-    cuts, x, y, size, rate, seed, order, active, offset = arguments
+    cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active = arguments
     threshold = np.uint64(rate * 4294967296.0)
     scale = x.dtype.type(1.0 / (1.0 - rate))
     zero = x.dtype.type(0.0)
-    for t in range(active.size):
-        for b in range(cuts[part], min(cuts[part + 1], active[t])):
-            n = offset[t] + b
-            key = mix(mix(seed[0] + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
-            for j in range(size):
-                bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
-                y[n, j] = x[n, j] * scale if bits >= threshold else zero
+    for band in range(band_cuts.size - 1):
+        begin = band_cuts[band]
+        for t in range(active.size):
+            source, target = x_offsets[band, t] - begin, y_offsets[band, t] - begin
+            for b in range(max(cuts[part], begin), min(cuts[part + 1], band_cuts[band + 1], active[t])):
+                key = mix(mix(seed[0] + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
+                for j in range(size):
+                    bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
+                    y[target + b, j] = x[source + b, j] * scale if bits >= threshold else zero
 
 
 @kernel
-def drop(team, cuts, x, y, size, rate, seed, order, active, offset):
+def drop(team, cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active):
     """y = x with numbers dropped at `rate` and the others scaled by 1 / (1 - rate).
 
-    The seed comes as an array of one number, so that a recorded call can get a new one.
+    The rows from ``band_cuts[p]`` to ``band_cuts[p + 1]`` stand from row ``x_offsets[p, t]`` of x on, and
+    from ``y_offsets[p, t]`` of y; in packed order there is one band. The seed comes as an array of one
+    number, so that a recorded call can get a new one.
     """
-    fork(team, cuts.size - 1, _drop_rows, (cuts, x, y, size, rate, seed, order, active, offset))
+    arguments = (cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active)
+    fork(team, cuts.size - 1, _drop_rows, arguments)

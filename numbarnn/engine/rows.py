@@ -20,14 +20,17 @@ def _load_up_to(array, index, count):
 
 
 @inlined
-def _pack_places(first, stop, flat, starts, order, active, offset, packed):
-    """Pack the places from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT."""
+def _pack_places(first, stop, flat, starts, order, active, offset, first_of_offset, packed):
+    """Pack the places from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT.
+
+    `offset` says where the place `first_of_offset` stands.
+    """
     width = lane_count(packed)
     size, stride = flat.shape[1], packed.shape[1]
     fault = NO_FAULT
     for t in range(active.size):
         for b in range(first, min(stop, active[t])):
-            source, target = starts[order[b]] + t, offset[t] + b
+            source, target = starts[order[b]] + t, offset[t] + b - first_of_offset
             total = zero_like(load(packed, target * stride))
             for column in range(0, size, width):
                 values = _load_up_to(flat, source * size + column, size - column)
@@ -39,12 +42,13 @@ def _pack_places(first, stop, flat, starts, order, active, offset, packed):
 
 
 @inlined
-def _unpack_places(first, stop, packed, starts, order, active, offset, flat):
+def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_offset, flat):
+    """Unpack the places from `first` to `stop`; `offset` says where the place `first_of_offset` stands."""
     width = lane_count(packed)
     size, stride = flat.shape[1], packed.shape[1]
     for t in range(active.size):
         for b in range(first, min(stop, active[t])):
-            source, target = offset[t] + b, starts[order[b]] + t
+            source, target = offset[t] + b - first_of_offset, starts[order[b]] + t
             for column in range(0, size, width):
                 values = load(packed, source * stride + column)
                 if size - column >= width:
@@ -56,49 +60,56 @@ def _unpack_places(first, stop, packed, starts, order, active, offset, flat):
 @kernel
 def pack_rows(flat, starts, order, active, offset, packed):
     """Flat rows into the packed matrix."""
-    _pack_places(0, active[0], flat, starts, order, active, offset, packed)
+    _pack_places(0, active[0], flat, starts, order, active, offset, 0, packed)
 
 
 @kernel
 def unpack_rows(packed, starts, order, active, offset, flat):
     """`pack_rows` undone."""
-    _unpack_places(0, active[0], packed, starts, order, active, offset, flat)
+    _unpack_places(0, active[0], packed, starts, order, active, offset, 0, flat)
 
 
 @inlined
 def _read_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, offset, packed = arguments
+    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
     flat = array_at(ports[INPUT], flat_rows, size, packed)
-    fault = _pack_places(cuts[part], cuts[part + 1], flat, starts, order, active, offset, packed)
-    while fault != NO_FAULT:
-        known = atomic_load(ports, FAULT)
-        if known != NO_FAULT and known <= fault:
-            break
-        if compare_exchange(ports, FAULT, known, fault):
-            break
+    for band in range(band_cuts.size - 1):
+        first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
+        begin = band_cuts[band]
+        fault = _pack_places(first, stop, flat, starts, order, active, offsets[band], begin, packed)
+        while fault != NO_FAULT:
+            known = atomic_load(ports, FAULT)
+            if known != NO_FAULT and known <= fault:
+                break
+            if compare_exchange(ports, FAULT, known, fault):
+                break
 
 
 @kernel
-def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, offset, packed):
+def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
     """The flat matrix (flat_rows, size) behind the port INPUT into the packed one.
 
-    The lowest row that holds NaN or infinity becomes the ports' FAULT.
+    The packed one may be in bands (see ``layers/bands.py``): that of the places from ``band_cuts[p]`` to
+    ``band_cuts[p + 1]`` has step t from row ``offsets[p, t]`` on. The lowest flat row that holds NaN or
+    infinity becomes the ports' FAULT.
     """
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, offset, packed)
+    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _read_part, arguments)
 
 
 @inlined
 def _write_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, offset, packed = arguments
+    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
     flat = array_at(ports[OUTPUT], flat_rows, size, packed)
-    _unpack_places(cuts[part], cuts[part + 1], packed, starts, order, active, offset, flat)
+    for band in range(band_cuts.size - 1):
+        first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
+        _unpack_places(first, stop, packed, starts, order, active, offsets[band], band_cuts[band], flat)
 
 
 @kernel
-def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, offset, packed):
-    """The packed matrix into the flat one (flat_rows, size) behind the port OUTPUT."""
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, offset, packed)
+def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
+    """`read_rows` the other way, to the flat matrix behind the port OUTPUT."""
+    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _write_part, arguments)
 
 

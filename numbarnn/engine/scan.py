@@ -3,11 +3,12 @@
 Notation: T steps, B rows, I inputs, H hidden units, G slots a unit (the sums a cell keeps, see
 ``cells/contract.py``), N valid steps of all rows together. A gradient has its array's name with d in front.
 
-Rows are sorted by falling length. Step t touches the first ``active[t]`` rows; its data stand at
-``offset[t] + b`` in every array of N rows, so that padding exists nowhere. The states of all times stand in
-one array of B + N rows: slot s begins at row ``slot[s]``. Forward in time, step t reads slot t and writes
-slot t + 1, and slot 0 is the initial state. Reverse, step t reads slot t + 1 and writes slot t, and a row's
-initial state is its entry in the slot of its length.
+Rows are sorted by falling length. Step t touches the first ``active[t]`` rows; inputs and outputs of row b
+stand at ``offset[t] + b`` in their arrays of N rows, so that padding exists nowhere. Gates and states are
+kept in bands, one for each part of the rows (see ``layers/bands.py``): of part p, the gates of step t begin
+at row ``gate_offset[p, t]`` of N, and slot s of the states at row ``slot[p, s]`` of B + N. Forward in time,
+step t reads slot t and writes slot t + 1, and slot 0 is the initial state. Reverse, step t reads slot t + 1
+and writes slot t, and a row's initial state is its entry in the slot of its length.
 
 Hidden units are padded to whole vectors, ``groups`` of them; padded lanes stay 0. Each part works on a
 range of rows (or, for weight gradients, of panels) that no other thread touches.
@@ -15,9 +16,10 @@ range of rows (or, for weight gradients, of panels) that no other thread touches
 
 import numpy as np
 
-from numbarnn.cells import cell_backward, cell_forward, load_sums, slots, window
-from numbarnn.engine.compile_cache import inlined, kernel
-from numbarnn.engine.fork import fork
+from numbarnn.cells import cell_backward, cell_forward, load_sums, panel_vectors, slots, window
+from numbarnn.engine.compile_cache import called, inlined, kernel
+from numbarnn.engine.fork import fork, fork_rounds
+from numbarnn.engine.host import PANEL_VECTORS
 from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.simd import (
@@ -38,34 +40,34 @@ GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them
 @inlined
 def groups_at_once(weights):
     """Groups of hidden units whose sums fill one panel."""
-    width = lane_count(weights.bias)
-    return max(1, weights.input.shape[2] // width // slots(weights))
+    return max(1, panel_vectors(weights) // slots(weights))
 
 
-@inlined
-def project(weights, x, gates, x_row, gate_row, rows):
-    """sums = bias + W_i x for some rows; the recurrent sums of apart gates start at their bias."""
+@called
+def project(weights, x, gates, x_row, gate_row, rows, first, stop):
+    """sums = bias + W_i x for some rows and the groups of units from `first` to `stop`; the recurrent sums of
+    apart gates start at their bias."""
     width = lane_count(gates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, x_stride = gates.shape[1], x.shape[1]
-    groups = gate_stride // (sum_count * width)
-    inputs, panel = weights.input.shape[1], weights.input.shape[2]
+    inputs, panel = weights.input.shape[1], panel_vectors(weights) * width
     apart = sum_count - product
     panel_step = sum_count * width if apart else panel
     multiply(
         gates, gate_row * gate_stride, gate_stride, weights.bias, 0, 0, panel_step, rows,
         x, x_row * x_stride, x_stride, 1, 1, inputs, 0,
-        weights.input, 0, inputs * panel, panel, panel // width, 0, groups * product,
+        weights.input, 0, inputs * panel, panel, panel // width, first * product, stop * product,
     )  # fmt: skip
     for row in range(gate_row, gate_row + rows):
-        for group in range(groups):
+        for group in range(first, stop):
             for slot in range(product, sum_count):
                 place = (group * sum_count + slot) * width
                 store(gates, row * gate_stride + place, load(weights.bias, place))
 
 
 @inlined
-def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, upward):
+def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, first_panel, stop_panel,
+                 upward):  # fmt: skip
     """One time step of some rows: the recurrent product and the cell, one panel of units after the other.
 
     `upward` says in which direction to go through the panels. Turning round from step to step finds the
@@ -74,18 +76,17 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
     width = lane_count(gates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, units = gates.shape[1], states[0].shape[1]
-    hidden, panel = weights.recurrent.shape[1], weights.recurrent.shape[2]
+    hidden, panel = weights.recurrent.shape[1], panel_vectors(weights) * width
     groups, block = units // width, groups_at_once(weights)
     apart = sum_count - product
     panel_step = sum_count * width if apart else panel
     corner = gate_row * gate_stride + apart * width
-    panels = -(-groups // block)
-    for i in range(panels):
-        first = (i if upward else panels - 1 - i) * block
+    for i in range(first_panel, stop_panel):
+        first = (i if upward else first_panel + stop_panel - 1 - i) * block
         stop = min(first + block, groups)
         if rows == 1:
             multiply_row(
-                gates, corner, panel_step, states[0], previous_row * units, 1, 1, hidden, 0,
+                gates, corner, gates, corner, panel_step, states[0], previous_row * units, 1, 1, hidden, 0,
                 weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
             )  # fmt: skip
         else:
@@ -108,46 +109,47 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
 
 @inlined
 def _forward_rows(part, arguments):
-    cuts, weights, x, states, kept_gates, keep, active, offset, slot, reverse = arguments
+    (cuts, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot,
+     reverse) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     row_count = row_stop - row_start
     if row_count == 0:
         return
     steps, gate_stride = active.size, kept_gates.shape[1]
-    all_rows = row_start == 0 and row_stop == active[0]
     chunk = max(1, GATE_CHUNK_BYTES // (row_count * gate_stride * kept_gates.itemsize))
     gates = kept_gates if keep else np.empty((chunk * row_count, gate_stride), kept_gates.dtype)
+    groups = states[0].shape[1] // lane_count(gates)
+    panels = -(-groups // groups_at_once(weights))
     for done in range(0, steps, chunk):
         count = min(chunk, steps - done)
         low = steps - done - count if reverse else done
-        # Where a step's sums stand: as its inputs do where they are kept, from 0 on in scratch.
-        if all_rows:
-            first = offset[low]
-            project(weights, x, gates, first, first if keep else 0, offset[low + count] - first)
+        # Where a step's sums stand: in its band where they are kept, from 0 on in scratch.
+        first_sum = 0 if keep else gate_offset[part, low]
+        if x_in_bands:
+            first = gate_offset[part, low]
+            rows = gate_offset[part, low + count] - first
+            project(weights, x, gates, x_offset[part, low], first - first_sum, rows, 0, groups)
         else:
             for t in range(low, low + count):
                 rows = min(row_stop, active[t]) - row_start
                 if rows > 0:
-                    x_row = offset[t] + row_start
-                    project(weights, x, gates, x_row, x_row if keep else (t - low) * row_count, rows)
+                    gate_row = gate_offset[part, t] - first_sum
+                    project(weights, x, gates, x_offset[part, t], gate_row, rows, 0, groups)
         for i in range(count):
             t = low + count - 1 - i if reverse else low + i
             rows = min(row_stop, active[t]) - row_start
             if rows > 0:
-                if keep:
-                    gate_row = offset[t] + row_start
-                elif all_rows:
-                    gate_row = offset[t] - offset[low]
-                else:
-                    gate_row = (t - low) * row_count
-                previous_row = slot[t + 1 if reverse else t] + row_start
-                new_row = slot[t if reverse else t + 1] + row_start
+                gate_row = gate_offset[part, t] - first_sum
+                previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
                 upward = t % 2 == 0
-                step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, upward)
+                step_forward(
+                    weights, states, gates, keep, gate_row, previous_row, new_row, rows, 0, panels, upward
+                )
 
 
 @kernel
-def forward(team, cuts, weights, x, states, gates, keep, active, offset, slot, reverse):
+def forward(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
+            reverse):  # fmt: skip
     """All time steps of all rows.
 
     Parameters
@@ -156,92 +158,171 @@ def forward(team, cuts, weights, x, states, gates, keep, active, offset, slot, r
         The threads, and the cuts between the rows of one part and the next.
     weights : NamedTuple
         The cell's packed weights.
-    x : array (N, at least I)
+    x : array (at least N, at least I)
         Inputs.
+    x_offset : int64 array (parts, at least T)
+        Where the inputs of part p at step t begin.
+    x_in_bands : bool
+        Whether a part's inputs of one step follow those of the step before.
     states : tuple of arrays (B + N, H padded)
         h first; initial states in, all states out.
     gates : array (N, G * H padded)
         What backward needs, out. With ``keep=False`` it may have no rows: only its width is read.
     keep : bool
         Whether `gates` is kept for backward.
-    active, offset, slot : int64 arrays (T,), (T + 1,), (T + 1,)
+    active : int64 array (T,)
         The layout, see the module's docstring.
+    gate_offset, slot : int64 arrays (parts, T + 1)
+        The bands of gates and states.
     reverse : bool
         Whether time runs backwards.
     """
-    arguments = (cuts, weights, x, states, gates, keep, active, offset, slot, reverse)
+    arguments = (cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
+                 reverse)  # fmt: skip
     fork(team, cuts.size - 1, _forward_rows, arguments)
+
+
+@inlined
+def _forward_units(number, arguments):
+    (cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot, reverse) = arguments
+    parts = cuts.size - 1
+    done, part = number // parts, number % parts
+    t = active.size - 1 - done if reverse else done
+    rows, gate_row = active[t], gate_offset[0, t] if keep else 0
+    block = groups_at_once(weights)
+    groups = states[0].shape[1] // lane_count(gates)
+    first, stop = cuts[part] * block, min(cuts[part + 1] * block, groups)
+    project(weights, x, gates, x_offset[0, t], gate_row, rows, first, stop)
+    previous_row, new_row = slot[0, t + reverse], slot[0, t + 1 - reverse]
+    upward = t % 2 == 0
+    step_forward(
+        weights,
+        states,
+        gates,
+        keep,
+        gate_row,
+        previous_row,
+        new_row,
+        rows,
+        cuts[part],
+        cuts[part + 1],
+        upward,
+    )
+
+
+@kernel
+def forward_by_units(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
+                     slot, reverse):  # fmt: skip
+    """`forward`, shared out by hidden units: `cuts` are between panels, and threads meet at every step.
+
+    Each thread reads its share of the weights alone, which matters where they do not fit its cache. With
+    ``keep=False`` `gates` needs B rows.
+    """
+    arguments = (cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
+                 reverse)  # fmt: skip
+    fork_rounds(team, active.size, cuts.size - 1, _forward_units, arguments)
+
+
+@inlined
+def _cell_backward_rows(weights, states, gates, dy, dy_column, has_dy, dstates, rows, gate_row, previous_row,
+                        new_row, dy_row, carry_row, first_group, stop_group, backwards):  # fmt: skip
+    """Through the cell of one step for some rows and groups of units: the sums become their gradients."""
+    width = lane_count(gates)
+    sum_count = slots(weights)
+    gate_stride, units = gates.shape[1], states[0].shape[1]
+    hidden = weights.recurrent.shape[1]
+    whole_groups = hidden // width
+    for b in range(rows):
+        for i in range(first_group, stop_group):
+            group = first_group + stop_group - 1 - i if backwards else i
+            here = (gate_row + b) * gate_stride + group * sum_count * width
+            unit = group * width
+            carried = (carry_row + b) * units + unit
+            dnew = load_each(dstates, carried)
+            if has_dy:
+                place = (dy_row + b) * dy.shape[1] + dy_column + unit
+                if group < whole_groups:
+                    dh = dnew[0] + load(dy, place)
+                else:
+                    dh = dnew[0] + load_part(dy, place, hidden - unit)
+                dnew = (dh,) + dnew[1:]  # noqa: RUF005 (Numba does not unpack here)
+            saved = load_sums(weights, gates, here)
+            previous = load_each(states, (previous_row + b) * units + unit)
+            new = load_each(states, (new_row + b) * units + unit)
+            dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
+            store_run(gates, here, dsums)
+            store_each(dstates, carried, dprevious)
+
+
+@inlined
+def _recurrent_backward_rows(weights, recurrent_back, gates, dstates, rows, gate_row, carry_row, first_group,
+                             stop_group, backwards):  # fmt: skip
+    """dh += dsums @ W_h for some rows and the units of some groups, the first of which begins a panel."""
+    width = lane_count(gates)
+    sum_count, product = slots(weights), window(weights)
+    gate_stride, units = gates.shape[1], dstates[0].shape[1]
+    groups, corner = units // width, (sum_count - product) * width
+    k_run, panel = product * width, PANEL_VECTORS * width
+    first_k, sign = (groups * k_run - 1, -1) if backwards else (0, 1)
+    first_gate = (groups - 1) * sum_count * width + k_run - 1 if backwards else 0
+    gate = gate_row * gate_stride + corner + first_gate
+    if rows == 1 and not backwards:
+        multiply_row(
+            dstates[0], carry_row * units, dstates[0], carry_row * units, panel,
+            gates, gate, 1, groups, k_run, sum_count * width,
+            recurrent_back, 0, groups * k_run * panel, panel, panel // width, first_group, stop_group,
+        )  # fmt: skip
+    else:
+        multiply(
+            dstates[0], carry_row * units, units, dstates[0], carry_row * units, units, panel, rows,
+            gates, gate, gate_stride, sign, groups, k_run, sign * sum_count * width,
+            recurrent_back, first_k * panel, groups * k_run * panel, sign * panel, panel // width,
+            first_group, stop_group,
+        )  # fmt: skip
+
+
+@inlined
+def _turns_round(weights, gates, t):
+    """Whether the backward product of time t goes through k from its end.
+
+    Weights that the first-level cache cannot hold are read so at every other step: what the step before read
+    last is still there. The gradients of the sums are then made in the same order, for a number is slow to
+    read just after it was written.
+    """
+    hidden = weights.recurrent.shape[1]
+    return t % 2 == 1 and gates.shape[1] * hidden * gates.itemsize > SMALL_WEIGHTS_BYTES
 
 
 @inlined
 def _backward_rows(part, arguments):
     (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-     active, offset, slot, reverse) = arguments  # fmt: skip
+     active, offset, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
-    width = lane_count(gates)
-    sum_count, product = slots(weights), window(weights)
-    gate_stride, units = gates.shape[1], states[0].shape[1]
-    groups, hidden = units // width, weights.recurrent.shape[1]
-    whole_groups = hidden // width
-    corner = (sum_count - product) * width
-    k_run, panel = product * width, recurrent_back.shape[2]
+    groups = states[0].shape[1] // lane_count(gates)
     for done in range(active.size):
         t = done if reverse else active.size - 1 - done
         rows = min(row_stop, active[t]) - row_start
         if rows <= 0:
             continue
-        previous_row = slot[t + 1 if reverse else t] + row_start
-        new_row = slot[t if reverse else t + 1] + row_start
-        first = offset[t] + row_start
-        # Weights that the first-level cache cannot hold are read from their end at every other step: what the
-        # step before read last is still there. The gradients of the sums are made in the order in which the
-        # product reads them, for a number is slow to read just after it was written.
-        backwards = t % 2 == 1 and gate_stride * units * gates.itemsize > SMALL_WEIGHTS_BYTES
-        for b in range(rows):
-            for i in range(groups):
-                group = groups - 1 - i if backwards else i
-                here = (first + b) * gate_stride + group * sum_count * width
-                unit = group * width
-                carried = (row_start + b) * units + unit
-                dnew = load_each(dstates, carried)
-                if has_dy:
-                    place = (first + b) * dy.shape[1] + dy_column + unit
-                    if group < whole_groups:
-                        dh = dnew[0] + load(dy, place)
-                    else:
-                        dh = dnew[0] + load_part(dy, place, hidden - unit)
-                    dnew = (dh,) + dnew[1:]  # noqa: RUF005 (Numba does not unpack here)
-                saved = load_sums(weights, gates, here)
-                previous = load_each(states, (previous_row + b) * units + unit)
-                new = load_each(states, (new_row + b) * units + unit)
-                dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
-                store_run(gates, here, dsums)
-                store_each(dstates, carried, dprevious)
-        first_k, sign = (groups * k_run - 1, -1) if backwards else (0, 1)
-        first_gate = (groups - 1) * sum_count * width + k_run - 1 if backwards else 0
-        gate = first * gate_stride + corner + first_gate
-        jump = sign * sum_count * width
-        if rows == 1 and not backwards:
-            multiply_row(
-                dstates[0], row_start * units, panel, gates, gate, 1, groups, k_run, sum_count * width,
-                recurrent_back, 0, groups * k_run * panel, panel, panel // width, 0, groups,
-            )  # fmt: skip
-        else:
-            multiply(
-                dstates[0], row_start * units, units, dstates[0], row_start * units, units, panel, rows,
-                gates, gate, gate_stride, sign, groups, k_run, jump,
-                recurrent_back, first_k * panel, groups * k_run * panel, sign * panel, panel // width, 0, groups,
-            )  # fmt: skip
+        backwards, gate_row = _turns_round(weights, gates, t), gate_offset[part, t]
+        _cell_backward_rows(
+            weights, states, gates, dy, dy_column, has_dy, dstates, rows, gate_row,
+            slot[part, t + reverse], slot[part, t + 1 - reverse], offset[t] + row_start, carry[part],
+            0, groups, backwards,
+        )  # fmt: skip
+        _recurrent_backward_rows(
+            weights, recurrent_back, gates, dstates, rows, gate_row, carry[part], 0, groups, backwards
+        )
 
 
 @kernel
 def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-             active, offset, slot, reverse):  # fmt: skip
+             active, offset, gate_offset, slot, carry, reverse):  # fmt: skip
     """`forward` undone.
 
     Parameters
     ----------
-    team, cuts, weights, states, gates, active, offset, slot, reverse
+    team, cuts, weights, states, gates, active, offset, gate_offset, slot, reverse
         As `forward` left them; `gates` becomes the gradient of the sums.
     recurrent_back : array (panels, groups * window * lanes, panel width)
         W_h, packed for the product ``dsums @ W_h``.
@@ -249,23 +330,57 @@ def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, 
         Gradient of the outputs; its columns from `dy_column` on are this direction's.
     has_dy : bool
         False: only the final states have a gradient, `dy` is not read.
-    dstates : tuple of arrays (B, H padded)
-        Gradients of the final states in, of the initial states out. A row that is not active keeps its
-        value, so one that has not begun waits with its final state's and one that has left is done.
+    dstates : tuple of arrays (at least B, H padded)
+        Gradients of the final states in, of the initial states out; part p's begin at row ``carry[p]``. A
+        row that is not active keeps its value, so one that has not begun waits with its final state's and
+        one that has left is done.
     """
     arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-                 active, offset, slot, reverse)  # fmt: skip
+                 active, offset, gate_offset, slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_rows, arguments)
 
 
 @inlined
+def _backward_units(number, arguments):
+    (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+     active, offset, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
+    parts, steps = cuts.size - 1, active.size
+    done, part = number // parts, number % parts
+    groups = states[0].shape[1] // lane_count(gates)
+    first, stop = cuts[part] * PANEL_VECTORS, min(cuts[part + 1] * PANEL_VECTORS, groups)
+    # A round is the product of one step, which needs all gradients of its sums, and the cell of the next.
+    if done > 0:
+        t = done - 1 if reverse else steps - done
+        _recurrent_backward_rows(
+            weights, recurrent_back, gates, dstates, active[t], gate_offset[0, t], carry[0], first, stop,
+            _turns_round(weights, gates, t),
+        )  # fmt: skip
+    if done < steps:
+        t = done if reverse else steps - 1 - done
+        _cell_backward_rows(
+            weights, states, gates, dy, dy_column, has_dy, dstates, active[t], gate_offset[0, t],
+            slot[0, t + reverse], slot[0, t + 1 - reverse], offset[t], carry[0],
+            first, stop, _turns_round(weights, gates, t),
+        )  # fmt: skip
+
+
+@kernel
+def backward_by_units(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+                      active, offset, gate_offset, slot, carry, reverse):  # fmt: skip
+    """`backward`, shared out by hidden units: `cuts` are between the panels of `recurrent_back`."""
+    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
+                 active, offset, gate_offset, slot, carry, reverse)  # fmt: skip
+    fork_rounds(team, active.size + 1, cuts.size - 1, _backward_units, arguments)
+
+
+@inlined
 def _input_gradient_rows(part, arguments):
-    cuts, weights, input_back, dgates, start, start_stride, dx, active, offset = arguments
+    cuts, weights, input_back, dgates, start, start_stride, dx, active, offset, gate_offset = arguments
     row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(dgates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, dx_stride = dgates.shape[1], dx.shape[1]
-    groups, panel = gate_stride // (sum_count * width), input_back.shape[2]
+    groups, panel = gate_stride // (sum_count * width), PANEL_VECTORS * width
     k_run = product * width
     all_rows = row_start == 0 and row_stop >= active[0]
     for t in range(1 if all_rows else active.size):
@@ -275,13 +390,14 @@ def _input_gradient_rows(part, arguments):
             continue
         multiply(
             dx, first * dx_stride, dx_stride, start, first * start_stride, start_stride, panel, rows,
-            dgates, first * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
+            dgates, gate_offset[part, t] * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
             input_back, 0, groups * k_run * panel, panel, panel // width, 0, dx_stride // width,
         )  # fmt: skip
 
 
 @kernel
-def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride, dx, active, offset):
+def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride, dx, active, offset,
+                    gate_offset):  # fmt: skip
     """dx = start + dsums @ W_i.
 
     Parameters
@@ -295,13 +411,14 @@ def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride
     dx : array (N, I padded)
         Out.
     """
-    arguments = (cuts, weights, input_back, dgates, start, start_stride, dx, active, offset)
+    arguments = (cuts, weights, input_back, dgates, start, start_stride, dx, active, offset, gate_offset)
     fork(team, cuts.size - 1, _input_gradient_rows, arguments)
 
 
 @inlined
 def _weight_gradient_groups(part, arguments):
-    (cuts, weights, x, h, dgates, previous_rows, packed, input_map, recurrent_map, gradients) = arguments
+    (cuts, weights, x, x_rows, h, dgates, previous_rows, gate_rows, packed, input_map, recurrent_map,
+     gradients) = arguments  # fmt: skip
     dinput, drecurrent, dbias = packed
     block = groups_at_once(weights)
     first_group = cuts[part] * block
@@ -315,7 +432,12 @@ def _weight_gradient_groups(part, arguments):
     total = previous_rows.size
     apart = sum_count - product
     dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
-    h_before = np.empty((WEIGHT_CHUNK_ROWS, units), h.dtype)
+    # Rows one vector apart from whole pages: columns are read from it, and rows a power of two apart would
+    # fall into the same few places of the cache.
+    h_before = np.empty((WEIGHT_CHUNK_ROWS, units + width), h.dtype)
+    h_stride = units + width
+    x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
+    x_chunk_stride = x_stride + width
     k_stride = dsums.shape[1]
     panel_step = sum_count * width if apart else panel
     _clear(dinput, drecurrent, dbias, first_group * product * width // panel,
@@ -325,22 +447,25 @@ def _weight_gradient_groups(part, arguments):
         rows = min(WEIGHT_CHUNK_ROWS, total - begin)
         for k in range(rows):
             for unit in range(0, units, width):
-                store(h_before, k * units + unit, load(h, previous_rows[begin + k] * units + unit))
+                store(h_before, k * h_stride + unit, load(h, previous_rows[begin + k] * units + unit))
+            for column in range(0, x_stride, width):
+                store(x_chunk, k * x_chunk_stride + column, load(x, x_rows[begin + k] * x_stride + column))
         for first in range(first_group, stop_group, block):
             stop = min(first + block, stop_group)
             _copy_and_sum(
-                dgates, begin, rows, first * sum_count * width, stop * sum_count * width, dsums, dbias
-            )
+                dgates, gate_rows[begin : begin + rows], first * sum_count * width,
+                stop * sum_count * width, dsums, dbias,
+            )  # fmt: skip
             vectors = (stop - first) * product
             target = first * product * width // panel
             multiply(
                 dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
-                inputs * panel, inputs, x, begin * x_stride, 1, x_stride, 1, rows, 0,
+                inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
                 dsums, 0, panel_step, k_stride, panel // width, 0, vectors,
             )  # fmt: skip
             multiply(
                 drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
-                hidden * panel, hidden, h_before, 0, 1, units, 1, rows, 0,
+                hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
                 dsums, apart * width, panel_step, k_stride, panel // width, 0, vectors,
             )  # fmt: skip
     unpack_recurrent(
@@ -349,8 +474,8 @@ def _weight_gradient_groups(part, arguments):
 
 
 @kernel
-def weight_gradients(team, cuts, weights, x, h, dgates, previous_rows, packed, input_map, recurrent_map,
-                     gradients):  # fmt: skip
+def weight_gradients(team, cuts, weights, x, x_rows, h, dgates, previous_rows, gate_rows, packed, input_map,
+                     recurrent_map, gradients):  # fmt: skip
     """Gradients of the parameters of one layer and direction.
 
     Sums run over the N valid steps in their order in memory, whatever the number of threads.
@@ -359,10 +484,10 @@ def weight_gradients(team, cuts, weights, x, h, dgates, previous_rows, packed, i
     ----------
     team, cuts
         The threads, and the cuts between the panels of one part and the next.
-    x, h, dgates : arrays (N, at least I), (B + N, H padded), (N, G * H padded)
+    x, h, dgates : arrays (at least N, at least I), (B + N, H padded), (N, G * H padded)
         Inputs, all states and the gradient of the sums.
-    previous_rows : int64 array (N,)
-        The row of `h` that each step read.
+    x_rows, previous_rows, gate_rows : int64 arrays (N,)
+        The row of `x` and the one of `h` that each step read, and its row in `dgates`.
     packed : tuple of arrays
         Room for the gradients in the form of the packed weights.
     input_map, recurrent_map : int64 arrays
@@ -370,11 +495,12 @@ def weight_gradients(team, cuts, weights, x, h, dgates, previous_rows, packed, i
     gradients : tuple of arrays
         weight_ih, weight_hh, bias_ih and bias_hh, out.
     """
-    arguments = (cuts, weights, x, h, dgates, previous_rows, packed, input_map, recurrent_map, gradients)
+    arguments = (cuts, weights, x, x_rows, h, dgates, previous_rows, gate_rows, packed, input_map,
+                 recurrent_map, gradients)  # fmt: skip
     fork(team, cuts.size - 1, _weight_gradient_groups, arguments)
 
 
-@inlined
+@called
 def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column):
     for panel in range(first_panel, stop_panel):
         for column in range(dinput.shape[2]):
@@ -386,14 +512,14 @@ def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, sto
         dbias[column] = 0.0
 
 
-@inlined
-def _copy_and_sum(dgates, begin, rows, first_column, stop_column, dsums, dbias):
-    """Columns of dgates side by side in `dsums`, their sums added to `dbias`."""
+@called
+def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias):
+    """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias`."""
     width = lane_count(dgates)
     for column in range(first_column, stop_column, width):
         total = load(dbias, column)
-        for k in range(rows):
-            values = load(dgates, (begin + k) * dgates.shape[1] + column)
+        for k in range(rows.size):
+            values = load(dgates, rows[k] * dgates.shape[1] + column)
             store(dsums, k * dsums.shape[1] + column - first_column, values)
             total = total + values
         store(dbias, column, total)
@@ -401,16 +527,18 @@ def _copy_and_sum(dgates, begin, rows, first_column, stop_column, dsums, dbias):
 
 @inlined
 def _copy_output_rows(part, arguments):
-    cuts, h, y, column, hidden, active, offset, slot, reverse = arguments
-    for t in range(active.size):
-        source = slot[t if reverse else t + 1]
-        for b in range(cuts[part], min(cuts[part + 1], active[t])):
-            for j in range(hidden):
-                y[offset[t] + b, column + j] = h[source + b, j]
+    cuts, band_cuts, h, y, column, hidden, active, offset, slot, reverse = arguments
+    for band in range(band_cuts.size - 1):
+        first = max(cuts[part], band_cuts[band])
+        for t in range(active.size):
+            source = slot[band, t + 1 - reverse] - band_cuts[band]
+            for b in range(first, min(cuts[part + 1], band_cuts[band + 1], active[t])):
+                for j in range(hidden):
+                    y[offset[t] + b, column + j] = h[source + b, j]
 
 
 @kernel
-def copy_outputs(team, cuts, h, y, column, hidden, active, offset, slot, reverse):
-    """The outputs of one direction into columns of y (N, at least column + H)."""
-    arguments = (cuts, h, y, column, hidden, active, offset, slot, reverse)
+def copy_outputs(team, cuts, band_cuts, h, y, column, hidden, active, offset, slot, reverse):
+    """The outputs of one direction, kept in bands, into columns of y (N, at least column + H)."""
+    arguments = (cuts, band_cuts, h, y, column, hidden, active, offset, slot, reverse)
     fork(team, cuts.size - 1, _copy_output_rows, arguments)

@@ -293,13 +293,27 @@ def polynomial(x, coefficients):
     return result
 
 
+@intrinsic
+def _polynomial(typingctx, x, coefficients):
+    def codegen(context, builder, sig, args):
+        kind = args[0].type
+        numbers = [
+            _as_vector(context, builder, value, value_type, sig.args[0])
+            for value, value_type in zip(cgutils.unpack_tuple(builder, args[1]), sig.args[1], strict=True)
+        ]
+        result = numbers.pop()
+        while numbers:
+            result = call_llvm(
+                builder, f"llvm.fmuladd.{mangled(kind)}", kind, [result, args[0], numbers.pop()]
+            )
+        return result
+
+    return x(x, coefficients), codegen
+
+
 @overload(polynomial)
 def _overload_polynomial(x, coefficients):
-    count = coefficients.count
-    if count == 1:
-        return lambda x, coefficients: coefficients[0]
-    # c[0] + x * (the rest): the recursion unrolls at compile time
-    return lambda x, coefficients: fma(polynomial(x, coefficients[1:]), x, coefficients[0])
+    return lambda x, coefficients: _polynomial(x, coefficients)
 
 
 # ---- powers of two by their bits, for exp ----------------------------------------------------------------

@@ -3,15 +3,24 @@
 They are kernels so that a whole pass can be recorded (``program.py``), not for their work.
 """
 
+import numpy as np
+
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.program import STATES, array_at
+from numbarnn.engine.program import (
+    FAULT,
+    FAULT_IN_STATE,
+    FIRST_STATE_IN,
+    NO_FAULT,
+    STATES_OUT,
+    array_at,
+)
 
 
 @inlined
 def _hand_out(part, arguments):
     ports, states, rows, k, count, hidden = arguments
-    out = array_at(ports[STATES], len(states) * count * rows.size, hidden, states[0])
+    out = array_at(ports[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
     for s in range(len(states)):
         state = states[s]
         for i in range(rows.size):
@@ -21,11 +30,36 @@ def _hand_out(part, arguments):
 
 @kernel
 def hand_out_states(team, ports, states, rows, k, count, hidden):
-    """Rows of the states of layer and direction k of `count` into the array behind the port STATES.
+    """Rows of the states of layer and direction k of `count` into the array behind the port STATES_OUT.
 
     That one has the shape (states, count, B, H); `rows` says, for the caller's B rows, where each stands.
     """
     fork(team, 1, _hand_out, (ports, states, rows, k, count, hidden))
+
+
+@inlined
+def _take_in(part, arguments):
+    ports, states, rows, k, count, hidden = arguments
+    for s in range(len(states)):
+        state, address = states[s], ports[FIRST_STATE_IN + s]
+        given = array_at(address, count * rows.size, hidden, states[0])
+        sound = True
+        for i in range(rows.size):
+            for j in range(hidden):
+                value = given[k * rows.size + i, j] if address != 0 else state.dtype.type(0.0)
+                sound &= np.isfinite(value)
+                state[rows[i], j] = value
+        if not sound and ports[FAULT] == NO_FAULT:
+            ports[FAULT] = FAULT_IN_STATE - s
+
+
+@kernel
+def take_in_states(team, ports, states, rows, k, count, hidden):
+    """`hand_out_states` the other way: each state has a port and an array (count, B, H); zeros without one.
+
+    A number that is not finite becomes the ports' FAULT.
+    """
+    fork(team, 1, _take_in, (ports, states, rows, k, count, hidden))
 
 
 @inlined
@@ -44,16 +78,16 @@ def copy_states(team, state, rows, y, column, hidden):
 
 @inlined
 def _add_to_state(part, arguments):
-    dstate, dy, column, hidden = arguments
-    for i in range(dstate.shape[0]):
+    dstate, rows, dy, column, hidden = arguments
+    for i in range(rows.size):
         for j in range(hidden):
-            dstate[i, j] += dy[i, column + j]
+            dstate[rows[i], j] += dy[i, column + j]
 
 
 @kernel
-def add_to_state(team, dstate, dy, column, hidden):
-    """``dstate += dy``, of the columns of dy from `column` on."""
-    fork(team, 1, _add_to_state, (dstate, dy, column, hidden))
+def add_to_state(team, dstate, rows, dy, column, hidden):
+    """``dstate[rows[i]] += dy[i]``, of the columns of dy from `column` on."""
+    fork(team, 1, _add_to_state, (dstate, rows, dy, column, hidden))
 
 
 @inlined

@@ -2,10 +2,11 @@
 
 from numba.extending import overload
 
-from numbarnn.cells import cell_forward, load_sums, slots, window
+from numbarnn.cells import cell_forward, load_sums, panel_vectors, slots, window
 from numbarnn.engine.compile_cache import STEP_OPTIONS
-from numbarnn.engine.matmul import multiply_inside
-from numbarnn.engine.simd import lane_count, load, load_part, store, store_part
+from numbarnn.engine.matmul import multiply_row
+from numbarnn.engine.scan import groups_at_once
+from numbarnn.engine.simd import lane_count, load, load_each, load_part, store, store_each, store_part
 from numbarnn.engine.stack import scratch
 
 
@@ -13,40 +14,57 @@ def advance(weights, x, states):
     """states = one step of the cell from x (I,); `states` is a tuple of arrays (H,), h first."""
     width = lane_count(weights.bias)
     sum_count, product = slots(weights), window(weights)
-    inputs, hidden, panel = weights.input.shape[1], weights.recurrent.shape[1], weights.input.shape[2]
+    inputs, hidden, panel = weights.input.shape[1], weights.recurrent.shape[1], panel_vectors(weights) * width
     total = weights.bias.size
     groups = total // (sum_count * width)
     apart = sum_count - product
     panel_step = sum_count * width if apart else panel
+    block = groups_at_once(weights)
     sums = scratch(total, weights.bias)
     new_h = scratch(groups * width, weights.bias)
-    for place in range(0, total, width):
-        store(sums, place, load(weights.bias, place))
-    multiply_inside(
-        sums, 0, total, sums, 0, total, panel_step, 1, x, 0, 0, 1, 1, inputs, 0,
-        weights.input, 0, inputs * panel, panel, panel // width, 0, groups * product,
-    )  # fmt: skip
-    corner = apart * width
-    multiply_inside(
-        sums, corner, total, sums, corner, total, panel_step, 1, states[0], 0, 0, 1, 1, hidden, 0,
-        weights.recurrent, 0, hidden * panel, panel, panel // width, 0, groups * product,
-    )  # fmt: skip
-    for group in range(groups):
-        unit = group * width
-        count = min(width, hidden - unit)
-        gate_sums = load_sums(weights, sums, group * sum_count * width)
-        _, new = cell_forward(weights, gate_sums, load_each_part(states, unit, count))
-        # h stays as it is until every unit has read it; the other states belong to one unit each.
-        store(new_h, unit, new[0])
-        store_rest_part(states, unit, new, count)
+    for first in range(0, groups, block):
+        stop = min(first + block, groups)
+        for group in range(first, stop):
+            for slot in range(product, sum_count):  # what the recurrent product alone fills
+                place = (group * sum_count + slot) * width
+                store(sums, place, load(weights.bias, place))
+        multiply_row(
+            sums, 0, weights.bias, 0, panel_step, x, 0, 1, 1, inputs, 0,
+            weights.input, 0, inputs * panel, panel, panel // width, first * product, stop * product,
+        )  # fmt: skip
+        multiply_row(
+            sums, apart * width, sums, apart * width, panel_step, states[0], 0, 1, 1, hidden, 0,
+            weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
+        )  # fmt: skip
+        for group in range(first, stop):
+            unit = group * width
+            gate_sums = load_sums(weights, sums, group * sum_count * width)
+            # A masked store is slow to read again: whole vectors go without.
+            if hidden - unit >= width:
+                _, new = cell_forward(weights, gate_sums, load_each(states, unit))
+                store_rest(states, unit, new)
+            else:
+                count = hidden - unit
+                _, new = cell_forward(weights, gate_sums, load_each_part(states, unit, count))
+                store_rest_part(states, unit, new, count)
+            # h stays as it is until every unit has read it; the other states belong to one unit each.
+            store(new_h, unit, new[0])
     for unit in range(0, hidden, width):
-        count = min(width, hidden - unit)
-        store_part(states[0], unit, load(new_h, unit), count)
+        if hidden - unit >= width:
+            store(states[0], unit, load(new_h, unit))
+        else:
+            store_part(states[0], unit, load(new_h, unit), hidden - unit)
 
 
 def load_each_part(arrays, index, count):
     """The first `count` lanes of a vector from every array of a tuple."""
     return tuple(load_part(array, index, count) for array in arrays)
+
+
+def store_rest(arrays, index, values):
+    """Write a vector into every array of a tuple but the first."""
+    for array, value in zip(arrays[1:], values[1:], strict=True):
+        store(array, index, value)
 
 
 def store_rest_part(arrays, index, values, count):
@@ -63,6 +81,13 @@ def _overload_load_each_part(arrays, index, count):
         load_part(arrays[0], index, count),
         *load_each_part(arrays[1:], index, count),
     )
+
+
+@overload(store_rest)
+def _overload_store_rest(arrays, index, values):
+    if arrays.count == 1:
+        return lambda arrays, index, values: None
+    return lambda arrays, index, values: store_each(arrays[1:], index, values[1:])
 
 
 @overload(store_rest_part)

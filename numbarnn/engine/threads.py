@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.fork import ALONE, BOARD_WORDS, serve
+from numbarnn.engine.fork import ALONE, make_board, serve
 
 # Looks at the board, one to three milliseconds, before a worker sleeps: the kernels of a training loop follow
 # one another faster than that, and waking a thread took 60 to 350 microseconds on the virtual machines where
@@ -85,8 +85,9 @@ def set_num_threads(n: int) -> None:
 class _Worker:
     """A thread that serves the team's board while it is awake."""
 
-    def __init__(self, board: np.ndarray) -> None:
+    def __init__(self, board: np.ndarray, number: int) -> None:
         self.board = board
+        self.number = number
         self.asleep = False
         self._lock = threading.Lock()
         self._wake = threading.Semaphore(0)
@@ -94,7 +95,7 @@ class _Worker:
 
     def _live(self) -> None:
         while True:
-            serve(self.board, LOOKS_BEFORE_SLEEP)
+            serve(self.board, self.number, LOOKS_BEFORE_SLEEP)
             with self._lock:
                 self.asleep = True
             self._wake.acquire()
@@ -111,16 +112,20 @@ class _Team:
     """The workers of this process; one caller at a time has them."""
 
     def __init__(self) -> None:
-        self.board = np.zeros(BOARD_WORDS, np.int64)
+        self.board: np.ndarray | None = None  # made when it is first used
         self.workers: list[_Worker] = []
         self.in_use = threading.Lock()
 
-    def wake(self, count: int) -> None:
+    def wake(self, count: int) -> np.ndarray:
+        """Have this many workers take part; the board to call them by."""
+        if self.board is None:
+            self.board, self._runner = make_board()
         while len(self.workers) < count:
-            self.workers.append(_Worker(self.board))
+            self.workers.append(_Worker(self.board, len(self.workers)))
         for worker in self.workers[:count]:
             if worker.asleep:
                 worker.wake()
+        return self.board
 
 
 _team = _Team()
@@ -144,8 +149,7 @@ def run(kernel: Callable, parts: int, *arguments: Any) -> Any:
     team = _team
     if parts > 1 and team.in_use.acquire(blocking=False):
         try:
-            team.wake(parts - 1)
-            return kernel(team.board, *arguments)
+            return kernel(team.wake(parts - 1), *arguments)
         finally:
             team.in_use.release()
     return kernel(ALONE, *arguments)

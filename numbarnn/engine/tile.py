@@ -23,7 +23,6 @@ from numbarnn.engine.simd import call_llvm, element_bytes, mangled, splat
 CHAINS = {1: 4, 2: 2, 3: 1, 4: 1}
 TILE_ROWS = {1: 4, 2: 4, 3: 8, 4: 6} if registers().number == 32 else {1: 3, 2: 3, 3: 4, 4: 2}
 SMALLER_TILES = (4, 2, 1)  # for the rows that are left over
-PANEL_VECTORS = 4 if registers().number == 32 else 2
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
 WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
 INDEX = ir.IntType(64)

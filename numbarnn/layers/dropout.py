@@ -26,7 +26,11 @@ class DropoutPass(Pass):
     def _drop(self, x, y):
         layout, layer = self.layout, self.layer
         size = layer.known_input_size
-        self.run(drop, x, y, size, layer.rate, self.seed, layout.order, layout.active, layout.offset)
+        offsets = layout.offset[None]
+        self.run(
+            drop, layout.row_cuts(1), x, offsets, y, offsets, size, layer.rate, self.seed, layout.order,
+            layout.active,
+        )  # fmt: skip
 
     def prepare_backward(self, dy, need_dx):
         self.dy = dy

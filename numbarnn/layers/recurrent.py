@@ -7,12 +7,12 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.engine.program import NO_FAULT, Program
+from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
-from numbarnn.layers.recurrent_pass import PackedDirection, RecurrentPass
+from numbarnn.layers.packed_direction import PackedDirection
+from numbarnn.layers.recurrent_pass import RecurrentPass
 from numbarnn.sequences import (
     Steps,
     check_finite,
@@ -64,6 +64,7 @@ class Recurrent(Layer):
         self._packed: list[PackedDirection] = []
         self._packed_version = {True: -1, False: -1}  # with the weights for backward, and without
         self._zeros = np.zeros(0, self.dtype)
+        self._no_states = (np.zeros((0, 0, 0), self.dtype),) * 2
 
     def __repr__(self) -> str:
         options = {
@@ -145,10 +146,12 @@ class Recurrent(Layer):
 
     def packed(self, with_back: bool) -> list[PackedDirection]:
         """The packed weights, brought up to date."""
-        with self._packing:
-            if self._packed_version[with_back] != self.version:
-                self._packing_programs[with_back].run()
-                self._packed_version[with_back] = self._packed_version[False] = self.version
+        # Most calls find everything up to date, and need no lock to see it.
+        if self._packed_version[with_back] != self.version:
+            with self._packing:
+                if self._packed_version[with_back] != self.version:
+                    self._packing_programs[with_back].run()
+                    self._packed_version[with_back] = self._packed_version[False] = self.version
         return self._packed
 
     def zeros_for(self, width: int) -> np.ndarray:
@@ -185,27 +188,34 @@ class Recurrent(Layer):
         TypeError, ValueError
             If an argument does not fit; it is named.
         """
-        return self._forward(x, initial_state, lengths, training, seed, ("x", "initial_state"))
-
-    def _forward(self, x, initial_state, lengths, training, seed, names):
-        """`forward`, whose errors call the first two arguments by these names."""
         training = arguments.flag("training", training)
+        steps = self.read_input(x, lengths)
+        y, state = self._run(steps, initial_state, training, seed, "x", "initial_state")
+        return in_form(y, steps.form), state
+
+    def _run(self, steps, initial_state, training, seed, x_name, state_name):
+        """The outputs as a flat matrix, and the final states; errors call the arguments by these names."""
+        form = steps.form
         if seed is not None or (training and self.dropout > 0.0):
             seed = arguments.seed("seed", seed)
-        steps = self.read_input(x, lengths, names[0])
-        form = steps.form
-        initial = self._read_states(initial_state, form.layout, names[1])
+        initial = self._read_states(initial_state, form.layout.rows, state_name)
         if not self.built:
-            check_finite(steps, names[0])
+            check_finite(steps, x_name)
             self.build(steps.width())
         run = self.take_pass(training)
         y = flat_matrix(form, self.output_size(0), self.dtype)
         states = self._room_for_states(form.layout.rows)
         fault = run.forward_on(form, seed, initial, steps.values, y, states)
         if fault != NO_FAULT:
-            raise fault_error(form, fault, names[0], self.dtype)
+            raise self._fault_error(fault, form, x_name, state_name)
         self.keep(run, form, form.layout, form, form.layout)
-        return in_form(y, form), self._hand_out(states)
+        return y, self._hand_out(states)
+
+    def _fault_error(self, fault, form, x_name, state_name):
+        if fault > NO_FAULT:
+            return fault_error(form, fault, x_name, self.dtype)
+        name = self.cell.states[FAULT_IN_STATE - fault]
+        return arguments.not_finite(f"{state_name} ({name})", self.dtype)
 
     def read_input(self, x, lengths, name="x"):
         # Most calls bring a full array that needs no change; a small layer runs in few microseconds.
@@ -246,12 +256,12 @@ class Recurrent(Layer):
         run, form, layout, _, _ = self.latest_pass()
         input_gradient = arguments.flag("input_gradient", input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
-        dfinal = self._read_states(dstate, layout, "dstate")
+        dfinal = self._read_states(dstate, layout.rows, "dstate")
         dx = flat_matrix(form, self.known_input_size, self.dtype) if input_gradient else None
         dstates = self._room_for_states(layout.rows)
         fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:
-            raise fault_error(form, fault, "dy", self.dtype)
+            raise self._fault_error(fault, form, "dy", "dstate")
         self.release_pass()
         return (None if dx is None else in_form(dx, form)), self._hand_out(dstates)
 
@@ -279,11 +289,13 @@ class Recurrent(Layer):
         """
         if self.bidirectional:
             raise ValueError("step needs a one-way layer: a bidirectional one reads the future")
-        x_t = arguments.array("x_t", x_t)
-        if x_t.ndim != 2:
-            raise ValueError(f"x_t must have shape (B, I), not {x_t.shape}")
-        y, state = self._forward(x_t[:, None], state, None, False, None, ("x_t", "state"))
-        return y[:, 0], state
+        ready = type(x_t) is np.ndarray and x_t.dtype == self.dtype and x_t.flags.c_contiguous
+        if not ready or x_t.ndim != 2 or x_t.shape[1] != self.input_size or not x_t.size:
+            x_t = arguments.array("x_t", x_t)
+            if x_t.ndim != 2:
+                raise ValueError(f"x_t must have shape (B, I), not {x_t.shape}")
+            x_t = self.read_input(x_t[:, None], None, "x_t").values
+        return self._run(Steps(x_t, full_form(len(x_t), 1)), state, False, None, "x_t", "state")
 
     def kernel_weights(self) -> Any:
         """The packed weights for `numbarnn.kernels`, a NamedTuple of contiguous arrays.
@@ -307,23 +319,24 @@ class Recurrent(Layer):
             copy[...] = array
         return self.cell.weights(*copies)
 
-    def _read_states(self, state, layout, name):
-        """Given states as a tuple of (L * D, B, H) arrays in the layout's order, or None."""
+    def _read_states(self, state, rows, name):
+        """Given states as a pair of contiguous (L * D, B, H) arrays; empty ones for none."""
         if state is None:
-            return None
+            return self._no_states
+        shape = (self.num_layers * self.directions, rows, self.hidden_size)
         names = self.cell.states
-        if len(names) > 1:
-            if not isinstance(state, (tuple, list)) or len(state) != len(names):
-                raise ValueError(f"{name} must be a tuple ({', '.join(names)}) of arrays")
-            parts = state
-        else:
-            parts = (state,)
-        shape = (self.num_layers * self.directions, layout.rows, self.hidden_size)
-        result = []
-        for label, part in zip(names, parts, strict=True):
-            array = arguments.finite_array(f"{name} ({label})", part, shape, self.dtype)
-            result.append(array if layout.in_order else array[:, layout.order])
-        return tuple(result)
+        if len(names) == 1:
+            return self._read_state(state, shape, name, "h"), self._no_states[1]
+        if not isinstance(state, (tuple, list)) or len(state) != len(names):
+            raise ValueError(f"{name} must be a tuple ({', '.join(names)}) of arrays")
+        return self._read_state(state[0], shape, name, "h"), self._read_state(state[1], shape, name, "c")
+
+    def _read_state(self, state, shape, name, label):
+        if type(state) is np.ndarray and state.shape == shape and state.dtype == self.dtype:
+            if state.flags.c_contiguous and state.flags.writeable:
+                return state  # the pass finds numbers that are not finite
+        # Read-only arrays are a type of their own to Numba, which would compile for each combination.
+        return np.array(arguments.finite_array(f"{name} ({label})", state, shape, self.dtype), order="C")
 
     def _room_for_states(self, rows):
         return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)

@@ -1,60 +1,32 @@
 """How a stack of recurrent layers runs: packed weights, buffers, and the recorded calls of the scan."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.cells.contract import Cell
 from numbarnn.engine import scan
-from numbarnn.engine.host import lanes, padded
-from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pack_recurrent_back, panels_for
-from numbarnn.engine.program import Call, Program, make_ports, record
+from numbarnn.engine.host import padded
+from numbarnn.engine.program import Program, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import read_rows, write_rows
-from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states
+from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
-from numbarnn.engine.tile import PANEL_VECTORS
+from numbarnn.layers.bands import Bands
 from numbarnn.layers.passes import Pass
 
-PACKED_NUMBERS_WORTH_A_THREAD = 100_000
+# Recurrent weights that a core's second-level cache holds beside all else: each thread reads all of them for
+# its rows. Of larger ones each thread takes a share, for all rows, and meets the others at every step.
+WEIGHTS_BYTES_FOR_ALL_ROWS = 384 * 1024
+OPERATIONS_WORTH_A_MEETING = 1_000_000
 
 
-class PackedDirection:
-    """The weights of one layer and direction as the scan reads them."""
+class Inputs(NamedTuple):
+    """What a level reads: a matrix, and where the inputs of each step stand in it."""
 
-    def __init__(self, cell: Cell, input_size: int, hidden_size: int, dtype) -> None:
-        self.cell = cell
-        self.input_map = gate_map(cell.input_gates, hidden_size, dtype)
-        self.recurrent_map = gate_map(cell.recurrent_gates, hidden_size, dtype)
-        vectors = cell.window if cell.apart else PANEL_VECTORS
-        units = padded(hidden_size, dtype)
-        self.weights = cell.weights(
-            panels_for(self.input_map.size, input_size, vectors, dtype),
-            panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
-            aligned_zeros(cell.slots * units, dtype),
-        )
-        self.input_back = panels_for(padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype)
-        self.recurrent_back = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
-        self.groups = units // lanes(dtype)
-        groups_at_once = max(1, vectors // cell.slots)
-        self.blocks = -(-self.groups // groups_at_once)
-
-    def pack_calls(self, parameters, with_back: bool) -> list[Call]:
-        """What packs the weights that forward reads and, if wanted, those that backward reads."""
-        numbers = sum(array.size for array in parameters)
-        parts = max(1, min(get_num_threads(), numbers // PACKED_NUMBERS_WORTH_A_THREAD))
-        cell, maps = self.cell, (self.input_map, self.recurrent_map)
-        calls = [
-            record(
-                pack_recurrent, even_cuts(self.groups, parts), parameters, *maps, cell.slots, *self.weights
-            )
-        ]
-        if with_back:
-            cuts = even_cuts(self.input_map.size, parts)
-            calls.append(
-                record(pack_recurrent_back, cuts, parameters, *maps, self.input_back, self.recurrent_back)
-            )
-        return calls
+    matrix: np.ndarray
+    offset: np.ndarray  # int64 (bands, at least T): the first row of each band at each step
+    in_bands: bool  # whether those of a band follow one another from step to step
+    rows: np.ndarray  # int64 (N,): the row of each step in packed order
 
 
 class RecurrentPass(Pass):
@@ -72,46 +44,50 @@ class RecurrentPass(Pass):
         self.ports = make_ports()
         self.seeds = np.zeros(layer.num_layers, np.uint64)
         # What the programs were recorded for; None where they are not.
-        self.placed = self.placed_backward = self.placed_form = self.placed_form_backward = None
+        self.placed: Any = None
+        self.placed_backward = self.placed_form = self.placed_form_backward = None
         self.recorded_threads = 0
 
     # ---- forward -----------------------------------------------------------------------------------------
 
-    def prepare(self, layout, x, seed, initial_state=None, sequence=None):
-        """As `Pass.prepare`.
-
-        `initial_state` holds (L * D, B, H) arrays in the order of the layout's rows; `sequence` says whether
-        the output is the sequence or the final state, by default as the layer says.
-        """
-        sequence = self.layer.return_sequences if sequence is None else sequence
+    def prepare(self, layout, x, seed):
         # A loop over batches of one layout finds everything in its place.
-        placed = self.placed
-        if placed is None or placed[0] is not layout or placed[1] is not x or placed[2] != sequence:
-            self._place(layout, x, sequence)
-        elif self.recorded_threads != get_num_threads():
-            self._place(layout, x, sequence)
-        self._begin(seed, initial_state)
-        if sequence:
-            return layout, self.inputs[-1]
-        return layout.last, self.last
+        if (
+            self.recorded_threads != get_num_threads()
+            or self.placed[0] is not layout
+            or self.placed[1] is not x
+        ):
+            self._place(layout, x, self.layer.return_sequences)
+        self._begin(seed)
+        return (layout, self.output) if self.sequence else (layout.last, self.last)
 
-    def _begin(self, seed, initial_state):
+    def _begin(self, seed):
         """What differs from call to call."""
         layer = self.layer
         if seed is not None and layer.dropout > 0.0:
             self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
         layer.packed(self.training)
-        if initial_state is not None or self.has_initial_state:
-            self._set_initial_state(initial_state)
 
     def _place(self, layout, x, sequence):
-        """Find room for everything that forward writes, and record it."""
+        """Find room for everything that forward writes, and record it.
+
+        `x` is the matrix of the inputs in packed order, or None for one of our own, in bands.
+        """
         layer, buffers = self.layer, self.buffers
         self.packed = layer.packed(self.training)
         self.begin(layout, 2 * layout.total * layer.flat_values.size)
         self.sequence = sequence
         self.units = padded(layer.hidden_size, layer.dtype)
-        kept_rows = layout.total if self.training else 0
+        # Two directions on two threads share nothing; the rows of one do, in the lines of the caches.
+        self.by_directions = layer.directions == 2 and self.threads == 2
+        self.by_units = not self.by_directions and self._works_by_units()
+        by_rows = not (self.by_directions or self.by_units)
+        self.scan_cuts = self.cuts if by_rows else layout.row_cuts(1)
+        self.bands = Bands(layout, self.scan_cuts)
+        if self.training:
+            kept_rows = layout.total
+        else:
+            kept_rows = layout.rows if self.by_units else 0
         self.states = []
         self.gates = []
         for k in range(self.count):
@@ -121,27 +97,29 @@ class RecurrentPass(Pass):
             )
             self.states.append(states)
             self.gates.append(buffers.matrix(("gates", k), kept_rows, layer.cell.slots * self.units))
-        self.inputs = [x]
-        for level in range(layer.num_layers):
-            if level < layer.num_layers - 1 or sequence:
-                self.inputs.append(self._output_matrix(level))
+        self.inputs = [self._own_inputs() if x is None else self._packed_inputs(x)]
+        self.inputs += [self._inputs_from(level) for level in range(layer.num_layers - 1)]
+        if sequence:
+            self.output = self._output_matrix(layer.num_layers - 1)
         if not sequence:
             self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
-        self.has_initial_state = True  # or whatever earlier batches left there
+        for k, states in enumerate(self.states):
+            for state in states:
+                state[self._first_rows(k)] = 0.0  # other batches may have left something there
         self.forward_calls = self._forward_calls()
-        self.forward_program = Program(self.forward_calls)
-        self.placed, self.recorded_threads = (layout, x, sequence), get_num_threads()
+        self.forward_program = Program(self.forward_calls + self._last_calls())
+        self.placed, self.recorded_threads = (layout, x), get_num_threads()
         self.placed_backward = self.placed_form = None
 
-    def _set_initial_state(self, initial_state):
-        for k, states in enumerate(self.states):
-            rows = self._first_rows(k)
-            for s, state in enumerate(states):
-                if initial_state is None:
-                    state[rows] = 0.0
-                else:
-                    state[rows, : self.layer.hidden_size] = initial_state[s][k]
-        self.has_initial_state = initial_state is not None
+    def _works_by_units(self):
+        """Whether threads share out the hidden units, and not the rows."""
+        recurrent = self.packed[0].weights.recurrent
+        operations = 2 * self.layout.total // self.layout.steps * recurrent.size
+        return (
+            self.threads > 1
+            and recurrent.nbytes > WEIGHTS_BYTES_FOR_ALL_ROWS
+            and operations // self.threads > OPERATIONS_WORTH_A_MEETING
+        )
 
     @property
     def _width(self):
@@ -151,74 +129,123 @@ class RecurrentPass(Pass):
     def _first_rows(self, k):
         """Rows of the initial state among the states."""
         reverse = k % self.layer.directions
-        return self.layout.last_state_rows if reverse else self.layout.first_state_rows
+        return self.bands.last_state_rows if reverse else self.bands.first_state_rows
 
     def _final_rows(self, k):
         """Rows of the final state among the states."""
         reverse = k % self.layer.directions
-        return self.layout.first_state_rows if reverse else self.layout.last_state_rows
+        return self.bands.first_state_rows if reverse else self.bands.last_state_rows
 
     def _drops(self, level):
         """Whether the outputs of a level go through dropout."""
         return level < self.layer.num_layers - 1 and self.training and self.layer.dropout > 0.0
 
+    def _packed_inputs(self, x):
+        bands = self.bands
+        return Inputs(x, bands.packed_offset, bands.count == 1, np.arange(self.layout.total))
+
+    def _own_inputs(self):
+        layer, bands = self.layer, self.bands
+        x = self.buffers.matrix("x", self.layout.total, padded(layer.known_input_size, layer.dtype))
+        return Inputs(x, bands.gate_offset, True, bands.gate_rows)
+
+    def _inputs_from(self, level):
+        """What the level above reads: the states themselves, without a copy, where they are all there is."""
+        bands = self.bands
+        if self.layer.directions == 2:
+            return self._packed_inputs(self._output_matrix(level))
+        if self._drops(level):
+            left = self.buffers.matrix(("output", level), self.layout.total, self.units)
+            return Inputs(left, bands.gate_offset, True, bands.gate_rows)
+        return Inputs(self.states[level][0], bands.next_slot, True, bands.next_slot_rows)
+
     def _output_matrix(self, level):
-        """Outputs of a level. Of a single direction they are the states themselves, without a copy."""
-        if self.layer.directions == 1 and not self._drops(level):
-            return self.states[level][0][self.layout.rows :]
-        return self.buffers.matrix(
-            ("output", level), self.layout.total, padded(self._width, self.layer.dtype)
-        )
+        """Outputs of a level in packed order; those of one direction and band stand so by themselves."""
+        layer, layout = self.layer, self.layout
+        if self._stands_packed():
+            return self.states[level][0][layout.rows :]
+        return self.buffers.matrix(("output", level), layout.total, padded(self._width, layer.dtype))
+
+    def _stands_packed(self):
+        return self.layer.directions == 1 and self.bands.count == 1
 
     def _forward_calls(self):
-        layer, layout = self.layer, self.layout
-        calls = []
-        for k in range(self.count):
-            level, direction = divmod(k, layer.directions)
-            calls.append(self._scan_call(k))
-            last_direction = direction == layer.directions - 1
-            if last_direction and (level < layer.num_layers - 1 or self.sequence):
-                calls += self._join_calls(level)
-        if not self.sequence:
-            for direction in range(layer.directions):
-                k = self.count - layer.directions + direction
-                h, rows = self.states[k][0], layout.row_numbers(self._final_rows(k))
-                calls.append(
-                    record(copy_states, h, rows, self.last, direction * layer.hidden_size, layer.hidden_size)
-                )
+        layer, calls = self.layer, []
+        for level in range(layer.num_layers):
+            first = level * layer.directions
+            calls += self._side_by_side([self._scan_call(first + d) for d in range(layer.directions)])
+            if level < layer.num_layers - 1:
+                calls += self._calls_between(level)
         return calls
+
+    def _calls_between(self, level):
+        """What brings the outputs of a level to the next one, where that does not read the states."""
+        target = self.inputs[level + 1]
+        if self.layer.directions == 2:
+            calls = self._join_calls(level, target.matrix)
+            if self._drops(level):
+                cuts, offsets = self._packed_order()
+                calls.append(self._drop_call(level, target.matrix, target.matrix, cuts, offsets, offsets))
+            return calls
+        if self._drops(level):
+            h, bands = self.states[level][0], self.bands
+            offsets = bands.next_slot, bands.gate_offset
+            return [self._drop_call(level, h, target.matrix, bands.cuts, *offsets)]
+        return []
+
+    def _last_calls(self):
+        """What brings the last level's outputs, or its final states, to the next layer."""
+        layer = self.layer
+        if self.sequence:
+            last = layer.num_layers - 1
+            return [] if self._stands_packed() else self._join_calls(last, self.output)
+        calls = []
+        for direction in range(layer.directions):
+            k = self.count - layer.directions + direction
+            h, rows = self.states[k][0], self._final_rows(k)
+            calls.append(
+                record(copy_states, h, rows, self.last, direction * layer.hidden_size, layer.hidden_size)
+            )
+        return calls
+
+    def _side_by_side(self, calls):
+        """The calls of the directions of one level: each on a thread of its own, where that is how threads
+        are used."""
+        return [record_together(calls)] if self.by_directions else calls
 
     def _scan_call(self, k):
-        layer, layout = self.layer, self.layout
+        layer, layout, bands = self.layer, self.layout, self.bands
         level, direction = divmod(k, layer.directions)
-        return self.record(
-            scan.forward, self.packed[k].weights, self.inputs[level], self.states[k], self.gates[k],
-            self.training, layout.active, layout.offset, layout.slot, direction == 1,
+        inputs = self.inputs[level]
+        arguments = (
+            self.packed[k].weights, inputs.matrix, inputs.offset, inputs.in_bands, self.states[k],
+            self.gates[k], self.training, layout.active, bands.gate_offset, bands.slot, direction == 1,
         )  # fmt: skip
+        if self.by_units:
+            return record(scan.forward_by_units, self._unit_cuts(self.packed[k].blocks), *arguments)
+        return record(scan.forward, self.scan_cuts, *arguments)
 
-    def _join_calls(self, level):
-        """What brings the outputs of a level, where they are not the states, to the next."""
-        layer, layout, target = self.layer, self.layout, self.inputs[level + 1]
-        source = self.states[level * layer.directions][0][layout.rows :]
+    def _unit_cuts(self, panels):
+        return even_cuts(panels, min(self.threads, panels))
+
+    def _join_calls(self, level, target):
+        """What brings the outputs of a level together, in packed order."""
+        layer, layout, bands = self.layer, self.layout, self.bands
         calls = []
-        if layer.directions == 2:
-            for direction in range(2):
-                call = self.record(
-                    scan.copy_outputs, self.states[level * 2 + direction][0], target,
-                    direction * layer.hidden_size, layer.hidden_size,
-                    layout.active, layout.offset, layout.slot, direction == 1,
-                )  # fmt: skip
-                calls.append(call)
-            source = target
-        if self._drops(level):
-            calls.append(self._drop_call(level, source, target))
+        for direction in range(layer.directions):
+            call = self.record(
+                scan.copy_outputs, bands.cuts, self.states[level * layer.directions + direction][0], target,
+                direction * layer.hidden_size, layer.hidden_size,
+                layout.active, layout.offset, bands.slot, direction == 1,
+            )  # fmt: skip
+            calls.append(call)
         return calls
 
-    def _drop_call(self, level, source, target):
+    def _drop_call(self, level, source, target, band_cuts, source_offsets, target_offsets):
         layout, seed = self.layout, self.seeds[level : level + 1]
         return self.record(
-            drop, source, target, self._width, self.layer.dropout, seed, layout.order, layout.active,
-            layout.offset,
+            drop, band_cuts, source, source_offsets, target, target_offsets, self._width, self.layer.dropout,
+            seed, layout.order, layout.active,
         )  # fmt: skip
 
     def forward(self):
@@ -226,127 +253,140 @@ class RecurrentPass(Pass):
 
     def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
         """All of `prepare` and `forward`, from the caller's matrix of steps to another one and to the final
-        states (S, L * D, B, H).
+        states (S, L * D, B, H). `initial_state` is a pair of arrays (L * D, B, H), or of empty ones.
 
         Returns
         -------
         int
-            The first row of `flat_x` that is not finite; where there is one, nothing else was done.
+            The first row of `flat_x` that is not finite, or `FAULT_IN_STATE`; then nothing else was done.
         """
         if self.placed_form is not form or self.recorded_threads != get_num_threads():
             self._place_for_caller(form)
-        self._begin(seed, initial_state)
-        return self.caller_program.run_on(self.ports, flat_x, flat_y, states)
+        self._begin(seed)
+        return self.caller_program.run_on(self.ports, flat_x, flat_y, states, initial_state)
 
     def _place_for_caller(self, form):
         layer, layout = self.layer, form.layout
-        x = self.buffers.matrix("x", layout.total, padded(layer.known_input_size, layer.dtype))
-        self._place(layout, x, sequence=True)
-        calls = [
-            self._read_call(form, layer.known_input_size, x),
-            *self.forward_calls,
-            self._write_call(form, self._width, self.inputs[-1]),
-        ]
-        for k, states in enumerate(self.states):
-            rows = layout.row_numbers(self._final_rows(k))[layout.places]
-            calls.append(self._hand_out_call(k, states, rows))
+        self._place(layout, None, sequence=True)
+        bands, x = self.bands, self.inputs[0].matrix
+        rows = self._rows_arguments(form, layer.known_input_size)
+        calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, x)]
+        for k in range(self.count):
+            calls.append(self._states_call(take_in_states, k, self.states[k], self._first_rows(k)))
+        calls += self.forward_calls
+        rows = self._rows_arguments(form, self._width)
+        if layer.directions == 1:
+            # The outputs are the states: from there to the caller, without a matrix between.
+            calls.append(self.record(write_rows, *rows, bands.cuts, bands.next_slot, self.states[-1][0]))
+        else:
+            calls += self._last_calls()
+            calls.append(self.record(write_rows, *rows, *self._packed_order(), self.output))
+        for k in range(self.count):
+            calls.append(self._states_call(hand_out_states, k, self.states[k], self._final_rows(k)))
         self.caller_program = Program(calls)
         self.placed_form = form
 
-    def _read_call(self, form, size, packed):
+    def _rows_arguments(self, form, size):
         layout = self.layout
-        return self.record(
-            read_rows, self.ports, size, form.flat_rows, form.starts, layout.order, layout.active,
-            layout.offset, packed,
-        )  # fmt: skip
+        return self.ports, size, form.flat_rows, form.starts, layout.order, layout.active
 
-    def _write_call(self, form, size, packed):
+    def _packed_order(self):
+        """A matrix in packed order, as the one band that it is."""
+        return self.layout.row_cuts(1), self.layout.offset[None]
+
+    def _states_call(self, kernel, k, states, rows):
+        """Between the caller's states and these rows of ours, given in the order of the layout."""
         layout = self.layout
-        return self.record(
-            write_rows, self.ports, size, form.flat_rows, form.starts, layout.order, layout.active,
-            layout.offset, packed,
-        )  # fmt: skip
-
-    def _hand_out_call(self, k, states, rows):
-        return record(hand_out_states, self.ports, states, rows, k, self.count, self.layer.hidden_size)
+        rows = rows[layout.places]
+        return record(kernel, self.ports, states, rows, k, self.count, self.layer.hidden_size)
 
     # ---- backward ----------------------------------------------------------------------------------------
 
-    def prepare_backward(self, dy, need_dx, dstate=None):
-        """As `Pass.prepare_backward`; `dstate` holds (L * D, B, H) arrays in the order of the rows."""
+    def prepare_backward(self, dy, need_dx):
         placed = self.placed_backward
-        has_dstate = dstate is not None
-        if placed is None or placed[0] is not dy or placed[1:] != (need_dx, has_dstate):
-            self._place_backward(dy, need_dx, has_dstate)
-            self.placed_backward = (dy, need_dx, has_dstate)
-            self.placed_form_backward = None
-        if dstate is not None:
-            for k, carry in enumerate(self.carries):
-                for s, part in enumerate(carry):
-                    part[...] = 0.0
-                    part[:, : self.layer.hidden_size] = dstate[s][k]
+        if placed is None or placed[0] is not dy or placed[1] != need_dx:
+            self._place_backward(dy, need_dx)
         return self.dinputs[0]
 
-    def _place_backward(self, dy, need_dx, has_dstate):
+    def _place_backward(self, dy, need_dx):
         """Find room for everything that backward writes, and record it."""
         layer, layout, buffers = self.layer, self.layout, self.buffers
         self.dy = dy
         self.carries = [
-            tuple(buffers.matrix(("d" + name, k), layout.rows, self.units) for name in layer.cell.states)
+            tuple(
+                buffers.matrix(("d" + name, k), self.bands.carry_count, self.units)
+                for name in layer.cell.states
+            )
             for k in range(self.count)
         ]
+        for part in (part for carry in self.carries for part in carry):
+            part[...] = 0.0  # for the padding, which nothing else clears
         self.dinputs: list[Any] = []
         for level in range(layer.num_layers):
             columns = padded(layer.known_input_size if level == 0 else self._width, layer.dtype)
             wanted = level > 0 or need_dx
             self.dinputs.append(buffers.matrix(("dx", level), layout.total, columns) if wanted else None)
-        self.backward_calls = [] if has_dstate else [record(clear, carry) for carry in self.carries]
+        self.backward_calls = []
         for level in reversed(range(layer.num_layers)):
             self.backward_calls += self._backward_calls(level)
-        self.backward_calls += [self._weight_gradients_call(k) for k in range(self.count)]
-        self.backward_program = Program(self.backward_calls)
+        for first in range(0, self.count, layer.directions):
+            numbers = range(first, first + layer.directions)
+            self.backward_calls += self._side_by_side([self._weight_gradients_call(k) for k in numbers])
+        clear_calls = [record(clear, carry) for carry in self.carries]
+        self.backward_program = Program(clear_calls + self.backward_calls)
+        self.placed_backward, self.placed_form_backward = (dy, need_dx), None
 
     def _backward_calls(self, level):
         layer = self.layer
         last = level == layer.num_layers - 1
         has_dy = self.sequence or not last
         dy = self.dy if last else self.dinputs[level + 1]
-        calls = [self._drop_call(level, dy, dy)] if self._drops(level) else []
-        for direction in range(layer.directions):
-            k = level * layer.directions + direction
-            if not has_dy:
-                column = direction * layer.hidden_size
-                calls.append(record(add_to_state, self.carries[k][0], dy, column, layer.hidden_size))
-            calls += self._direction_calls(k, dy, has_dy)
+        cuts, offsets = self._packed_order()
+        calls = [self._drop_call(level, dy, dy, cuts, offsets, offsets)] if self._drops(level) else []
+        numbers = range(level * layer.directions, (level + 1) * layer.directions)
+        if not has_dy:
+            for k in numbers:
+                column = k % layer.directions * layer.hidden_size
+                rows = self.bands.carry_rows
+                calls.append(record(add_to_state, self.carries[k][0], rows, dy, column, layer.hidden_size))
+        calls += self._side_by_side([self._scan_backward_call(k, dy, has_dy) for k in numbers])
+        if self.dinputs[level] is not None:
+            calls += [self._input_gradients_call(k) for k in numbers]
         return calls
 
-    def _direction_calls(self, k, dy, has_dy):
+    def _scan_backward_call(self, k, dy, has_dy):
+        layer, layout, bands, packed = self.layer, self.layout, self.bands, self.packed[k]
+        direction = k % layer.directions
+        arguments = (
+            packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy,
+            direction * layer.hidden_size, has_dy, self.carries[k],
+            layout.active, layout.offset, bands.gate_offset, bands.slot, bands.carry, direction == 1,
+        )  # fmt: skip
+        if self.by_units:
+            return record(scan.backward_by_units, self._unit_cuts(len(packed.recurrent_back)), *arguments)
+        return record(scan.backward, self.scan_cuts, *arguments)
+
+    def _input_gradients_call(self, k):
         layer, layout, packed = self.layer, self.layout, self.packed[k]
         level, direction = divmod(k, layer.directions)
-        scan_call = self.record(
-            scan.backward, packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy,
-            direction * layer.hidden_size, has_dy, self.carries[k],
-            layout.active, layout.offset, layout.slot, direction == 1,
-        )  # fmt: skip
         dx = self.dinputs[level]
-        if dx is None:
-            return [scan_call]
         # The second direction adds to what the first one wrote.
         start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
-        input_call = self.record(
-            scan.input_gradients, packed.weights, packed.input_back, self.gates[k], start, stride, dx,
-            layout.active, layout.offset,
+        return record(
+            scan.input_gradients, self.scan_cuts, packed.weights, packed.input_back, self.gates[k], start,
+            stride, dx, layout.active, layout.offset, self.bands.gate_offset,
         )  # fmt: skip
-        return [scan_call, input_call]
 
     def _weight_gradients_call(self, k):
-        layer, layout, packed = self.layer, self.layout, self.packed[k]
+        layer, bands, packed = self.layer, self.bands, self.packed[k]
         level, direction = divmod(k, layer.directions)
-        parts = min(self.threads, packed.blocks)
+        inputs = self.inputs[level]
+        parts = 1 if self.by_directions else min(self.threads, packed.blocks)
         return record(
             scan.weight_gradients, even_cuts(packed.blocks, parts), packed.weights,
-            self.inputs[level], self.states[k][0], self.gates[k],
-            layout.next_slot_rows if direction else layout.slot_rows, self._packed_gradients(k),
+            inputs.matrix, inputs.rows, self.states[k][0], self.gates[k],
+            bands.next_slot_rows if direction else bands.slot_rows, bands.gate_rows,
+            self._packed_gradients(k),
             packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
         )  # fmt: skip
 
@@ -364,20 +404,24 @@ class RecurrentPass(Pass):
 
     def backward_on(self, form, dstate, flat_dy, flat_dx, dstates):
         """All of `prepare_backward` and `backward`, from the caller's gradient of the outputs to that of the
-        inputs, unless it is None, and to those of the initial states (S, L * D, B, H); returns as
-        `forward_on` does."""
+        inputs, unless it is None, and to those of the initial states (S, L * D, B, H); `dstate` and the
+        result are as in `forward_on`."""
         need_dx = flat_dx is not None
         dy = self.buffers.matrix("dy", self.layout.total, padded(self._width, self.layer.dtype))
-        self.prepare_backward(dy, need_dx, dstate)
+        self.prepare_backward(dy, need_dx)
         if self.placed_form_backward is not form:
-            calls = [self._read_call(form, self._width, dy), *self.backward_calls]
+            rows = self._rows_arguments(form, self._width)
+            calls = [self.record(read_rows, *rows, *self._packed_order(), dy)]
+            for k, carry in enumerate(self.carries):
+                calls.append(self._states_call(take_in_states, k, carry, self.bands.carry_rows))
+            calls += self.backward_calls
             if need_dx:
-                calls.append(self._write_call(form, self.layer.known_input_size, self.dinputs[0]))
-            calls += [
-                self._hand_out_call(k, carry, self.layout.places) for k, carry in enumerate(self.carries)
-            ]
+                rows = self._rows_arguments(form, self.layer.known_input_size)
+                calls.append(self.record(write_rows, *rows, *self._packed_order(), self.dinputs[0]))
+            for k, carry in enumerate(self.carries):
+                calls.append(self._states_call(hand_out_states, k, carry, self.bands.carry_rows))
             self.caller_backward_program = Program(calls)
             self.placed_form_backward = form
         return self.caller_backward_program.run_on(
-            self.ports, flat_dy, flat_dx if need_dx else dstates, dstates
+            self.ports, flat_dy, flat_dx if need_dx else dstates, dstates, dstate
         )

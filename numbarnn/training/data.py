@@ -1,17 +1,18 @@
 """Samples, targets and weights of a fit, checked once and handed out in batches."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbarnn import arguments
+from numbarnn.engine.compile_cache import kernel
+from numbarnn.engine.host import padded
+from numbarnn.layers.passes import Buffers
 from numbarnn.sequences import (
     Form,
     Layout,
     Steps,
     check_finite,
-    flat_rows,
     pack_steps,
     pack_tokens,
     read_steps,
@@ -19,14 +20,22 @@ from numbarnn.sequences import (
 from numbarnn.training.losses import Loss
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One batch in packed order."""
 
     layout: Layout
     x: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    total_weight: float
+
+
+@kernel
+def _find_rows(starts, order, active, offset, rows):
+    """For each of the N packed steps, its row in the caller's flat matrix."""
+    for t in range(active.size):
+        for b in range(active[t]):
+            rows[offset[t] + b] = starts[order[b]] + t
 
 
 class Samples:
@@ -43,6 +52,7 @@ class Samples:
     def __init__(self, steps: Steps, tokens: bool) -> None:
         self.steps = steps
         self.tokens = tokens
+        self._is_full = bool((steps.lengths == steps.form.padded_steps).all())
 
     @property
     def rows(self) -> int:
@@ -51,7 +61,8 @@ class Samples:
     def form_of(self, rows: np.ndarray) -> Form:
         """The form of a batch of these rows, in this order."""
         form = self.steps.form
-        return Form(True, form.has_time, form.starts[rows], form.lengths[rows], form.padded_steps)
+        starts, lengths = form.starts[rows], form.lengths[rows]
+        return Form(True, form.has_time, starts, lengths, form.padded_steps, self._is_full)
 
     def pack(self, form: Form, layout: Layout) -> np.ndarray:
         """The inputs of a batch in packed order."""
@@ -97,6 +108,8 @@ class LabelledSamples(Samples):
         flat = _flat_targets(y, steps.form) if per_step else _row_targets(y, steps.rows)
         self.targets = loss.check_targets(flat, size, dtype)
         self.weights = np.ones(len(self.targets))
+        self._weighs = sample_weight is not None or class_weight is not None
+        self._buffers = Buffers(steps.values.dtype)
         if sample_weight is not None:
             rows = _read_sample_weight(sample_weight, steps.rows)
             self.weights *= rows[_row_of_each_step(steps.form)] if per_step else rows
@@ -106,11 +119,25 @@ class LabelledSamples(Samples):
             raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The batch of these rows."""
+        """The batch of these rows. It is good until the next: its inputs stand where those will stand."""
         form = self.form_of(rows)
-        layout = Layout(form.lengths)
-        places = flat_rows(form, layout) if self.per_step else rows[layout.order]
-        return Batch(layout, self.pack(form, layout), self.targets[places], self.weights[places])
+        layout = form.layout
+        if self.tokens:
+            x = self.pack(form, layout)
+        else:
+            values = self.steps.values
+            x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
+            pack_steps(Steps(values, form), layout, x)
+        if self.per_step:
+            places = np.empty(layout.total, np.int64)
+            _find_rows(form.starts, layout.order, layout.active, layout.offset, places)
+        else:
+            places = rows[layout.order]
+        targets = self.targets.take(places, axis=0)
+        if not self._weighs:
+            return Batch(layout, x, targets, self.weights[: places.size], float(places.size))
+        weights = self.weights.take(places)
+        return Batch(layout, x, targets, weights, float(weights.sum()))
 
 
 def _row_of_each_step(form: Form) -> np.ndarray:
@@ -118,7 +145,7 @@ def _row_of_each_step(form: Form) -> np.ndarray:
 
 
 def _row_targets(y: Any, rows: int) -> np.ndarray:
-    array = _as_array(y, "y")
+    array = arguments.regular_array("y", y)
     if array.ndim == 0 or len(array) != rows:
         given = "a single value" if array.ndim == 0 else f"{len(array)}"
         raise ValueError(f"y must have one target for each of the {rows} rows of x, not {given}")
@@ -133,7 +160,7 @@ def _flat_targets(y: Any, form: Form) -> np.ndarray:
         raise ValueError(
             f"y must have targets for each of the {form.lengths.size} rows of x, not for {len(y)}"
         )
-    rows = [_as_array(row, f"y[{i}]") for i, row in enumerate(y)]
+    rows = [arguments.regular_array(f"y[{i}]", row) for i, row in enumerate(y)]
     for i, (row, count) in enumerate(zip(rows, form.lengths, strict=True)):
         if row.ndim == 0 or len(row) != count:
             raise ValueError(
@@ -144,13 +171,6 @@ def _flat_targets(y: Any, form: Form) -> np.ndarray:
     if len(ranks) > 1:
         raise ValueError(f"y must have targets of one rank in all rows, not of {sorted(ranks)}")
     return np.concatenate(rows)
-
-
-def _as_array(y: Any, name: str) -> np.ndarray:
-    try:
-        return np.asarray(y)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a regular array: {error}") from None
 
 
 def _read_sample_weight(sample_weight: Any, rows: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The training loop: batches, gradients, clipping, optimiser, history."""
 
+import math
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,8 +14,9 @@ from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.training.callbacks import Callback, History
-from numbarnn.training.clipping import clip_by_norm, clip_by_value, global_norm
+from numbarnn.training.clipping import clipping_of, global_norm
 from numbarnn.training.data import Batch, LabelledSamples
+from numbarnn.training.loss_kernels import add_up
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
 from numbarnn.training.progress import Progress
@@ -28,12 +31,12 @@ class Scored:
         self.loss = self.weight = self.score = 0.0
         self.count = 0
 
-    def add(self, losses: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
-        """Take a batch; return its weighted sum of losses."""
-        loss = float(np.sum(losses * weights))
+    def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> float:
+        """Take the losses and scores of a batch; return its weighted sum of losses."""
+        loss, score = add_up(losses, scores, batch.weights)
         self.loss += loss
-        self.weight += float(np.sum(weights))
-        self.score += float(np.sum(scores))
+        self.weight += batch.total_weight
+        self.score += score
         self.count += losses.size
         return loss
 
@@ -60,8 +63,7 @@ class TrainingStep:
         layout, y = self.chain.prepare(batch.layout, batch.x, seed)
         dy = self.buffers.matrix("dy", y.shape[0], y.shape[1])
         losses, scores = np.empty(layout.total), np.empty(layout.total)
-        total_weight = float(batch.weights.sum())
-        scale = 1.0 / total_weight if total_weight > 0.0 else 0.0
+        scale = 1.0 / batch.total_weight if batch.total_weight > 0.0 else 0.0
         self.chain.prepare_backward(dy)
         self.chain.forward()
         self.loss.rows(
@@ -69,7 +71,7 @@ class TrainingStep:
             layout.active, layout.offset, 0, layout.rows,
         )  # fmt: skip
         self.chain.backward()
-        return scored.add(losses, scores, batch.weights) * scale
+        return scored.add(losses, scores, batch) * scale
 
     def changed(self) -> None:
         """Tell the layers that their parameters have changed."""
@@ -90,16 +92,8 @@ def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size
             y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
             layout.active, layout.offset, 0, layout.rows,
         )  # fmt: skip
-        scored.add(losses, scores, batch.weights)
+        scored.add(losses, scores, batch)
     return scored.logs(loss.metric, prefix)
-
-
-def clip(gradients: list[np.ndarray], norm: float, clip_norm: float | None, clip_value: float | None) -> None:
-    """Clip gradients of this norm in place: by value first, then by norm."""
-    if clip_value is not None:
-        clip_by_value(gradients, clip_value)
-    if clip_norm is not None:
-        clip_by_norm(gradients, clip_norm, norm if clip_value is None else global_norm(gradients))
 
 
 def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -128,7 +122,7 @@ def fit(
     history = History()
     callbacks = list(callbacks)
     step = TrainingStep(layers, loss, size)
-    state = optimizer.start(step.values)
+    state, schedule = optimizer.start(step.values), optimizer.schedule
     rng = np.random.default_rng(int(seed_of(seed, 1)))
     compiled_before, began = compile_clock.seconds, time.perf_counter()
     steps_done = 0
@@ -144,17 +138,17 @@ def fit(
                 pieces = batches(order, batch_size)
                 scored, norms = Scored(), 0.0
                 for i, rows in enumerate(pieces):
-                    rate = optimizer.schedule.at(epoch + i / len(pieces), epochs)
+                    rate = schedule.at(epoch + i / len(pieces), epochs)
                     value = step.compute(samples.batch(rows), int(seed_of(seed, 2, steps_done)), scored)
                     norm = global_norm(step.gradients)
-                    if not (np.isfinite(value) and np.isfinite(norm)):
+                    if not (math.isfinite(value) and math.isfinite(norm)):
                         raise FloatingPointError(
                             f"the loss is {value} and its gradient's norm {norm} in epoch {epoch + 1}, step"
                             f" {i + 1} of {len(pieces)}, at a learning rate of {rate:g}: training has"
                             " diverged. Lower the learning rate, set clip_norm, or scale the inputs"
                         )
-                    clip(step.gradients, norm, clip_norm, clip_value)
-                    optimizer.update(state, step.values, step.gradients, rate)
+                    clipping = clipping_of(step.gradients, norm, clip_norm, clip_value)
+                    optimizer.update(state, step.values, step.gradients, rate, *clipping)
                     step.changed()
                     norms += norm
                     steps_done += 1
@@ -163,8 +157,7 @@ def fit(
                     logs |= evaluate(layers, validation, loss, size, prefix="val_")
                 logs["grad_norm"] = norms / len(pieces)
                 logs["learning_rate"] = rate
-                compiling = compile_clock.seconds - compiled
-                logs["seconds"] = time.perf_counter() - epoch_began - compiling
+                logs["seconds"] = _without_compiling(epoch_began, compiled)
                 history.add(logs)
                 progress.epoch_done(logs)
                 for callback in callbacks:
@@ -180,19 +173,30 @@ def fit(
                 callback.on_fit_end(model)
         finally:
             compile_clock.on_start.remove(announce)
-    history.fit_seconds = time.perf_counter() - began - (compile_clock.seconds - compiled_before)
+    history.fit_seconds = _without_compiling(began, compiled_before)
     return history
 
 
+def _without_compiling(began: float, compiled_before: float) -> float:
+    """Seconds since `began` in which nothing was compiled."""
+    seconds, compiling = time.perf_counter() - began, compile_clock.seconds - compiled_before
+    # Another thread may have begun to compile before, and is counted when it is done.
+    return max(0.0, seconds - compiling)
+
+
 class _CompileNotice:
-    """Says once that kernels are being compiled, so that nobody wonders about the wait."""
+    """Says once that kernels are being compiled, so that nobody wonders about the wait.
+
+    What other threads compile (a warm-up in the background) is not what this fit's user waits for.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.thread = threading.get_ident()
         self.said = False
 
     def __call__(self) -> None:
-        if not self.said:
+        if not self.said and threading.get_ident() == self.thread:
             self.said = True
             self.progress.message(
                 "numbarnn: compiling kernels for this machine; they are kept for the next time"

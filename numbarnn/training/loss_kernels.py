@@ -8,7 +8,9 @@ import math
 
 import numpy as np
 
+from numbarnn.engine.activations import sigmoid
 from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.simd import lane_count, load, select, store
 
 
 @inlined
@@ -27,14 +29,27 @@ def _first_maximum(row, size):
 
 
 @inlined
-def _exponentials(row, peak, size, drow):
-    """exp(row - peak) into `drow`, in the dtype of both; returns their sum. None exceeds 1."""
-    total = 0.0
-    for j in range(size):
-        power = math.exp(row[j] - peak)
-        drow[j] = power
-        total += power
-    return total
+def _exponentials(outputs, n, peak, size, doutputs):
+    """exp(outputs[n] - peak) into the row of `doutputs`, in the dtype of both; returns their sum.
+
+    None exceeds 1. What stands in the padding afterwards means nothing.
+    """
+    width, first = lane_count(outputs), n * outputs.shape[1]
+    for i in range(first, first + outputs.shape[1], width):
+        x = load(outputs, i) - peak
+        share = sigmoid(select(x > 0.0, 0.0, x))  # only padding can be above the peak
+        store(doutputs, i, share / (1.0 - share))
+    powers = doutputs[n, :size]
+    total, second, third, fourth = 0.0, 0.0, 0.0, 0.0  # four, lest each addition wait for the last one
+    whole = size // 4 * 4
+    for j in range(0, whole, 4):
+        total += np.float64(powers[j])
+        second += np.float64(powers[j + 1])
+        third += np.float64(powers[j + 2])
+        fourth += np.float64(powers[j + 3])
+    for j in range(whole, size):
+        total += np.float64(powers[j])
+    return (total + second) + (third + fourth)
 
 
 @kernel
@@ -46,7 +61,7 @@ def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scor
             best = _first_maximum(row, size)
             peak = row[best]
             gap = np.float64(peak) - np.float64(row[label])
-            total = _exponentials(row, peak, size, drow)
+            total = _exponentials(outputs, n, peak, size, doutputs)
             loss = gap + math.log(total)  # log sum exp(x) - x_label
             losses[n] = loss
             scores[n] = 1.0 if best == label and not math.isnan(loss) else 0.0
@@ -73,7 +88,7 @@ def cross_entropy_of_shares(outputs, size, targets, weights, scale, losses, scor
                 if wanted[j] > 0.0:  # an impossible class (output -inf) with share 0 costs nothing
                     gap += wanted[j] * (np.float64(peak) - np.float64(row[j]))
                     shares += wanted[j]
-            total = _exponentials(row, peak, size, drow)
+            total = _exponentials(outputs, n, peak, size, doutputs)
             loss = gap + shares * math.log(total)  # - sum_j share_j log p_j
             losses[n] = loss
             right = best == _first_maximum(wanted, size)
@@ -131,3 +146,13 @@ def square_then_line(curvature, slope, border, outputs, size, targets, weights, 
             losses[n] = loss / size
             scores[n] = distances / size
             _clear_padding(drow, size)
+
+
+@kernel
+def add_up(losses, scores, weights):
+    """The weighted sum of the losses, and the sum of the scores."""
+    loss, score = 0.0, 0.0
+    for n in range(losses.size):
+        loss += losses[n] * weights[n]
+        score += scores[n]
+    return loss, score

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.arguments import fraction, from_registry, nonnegative
-from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Schedule, as_schedule
+from numbarnn.training.update_kernels import adam, cuts_of, rmsprop, sgd
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Optimizer(ABC):
     """What all optimisers share.
 
     A subclass names its kernel and how many running averages it keeps, and turns its settings into the
-    kernel's numbers.
+    kernel's numbers. Kernels take (team, cuts, values, gradients, averages..., limit, factor, numbers...).
     """
 
     averages_kept: ClassVar[int]
@@ -58,7 +59,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """The kernel's arguments after the arrays, for update number `step` (from 1)."""
+        """The kernel's last arguments, its settings, for update number `step` (from 1)."""
 
     def start(self, arrays: Sequence[NDArray]) -> OptimizerState:
         """A fresh state for a list of parameters.
@@ -83,6 +84,8 @@ class Optimizer(ABC):
         values: Sequence[NDArray],
         gradients: Sequence[NDArray],
         learning_rate: float,
+        limit: float = math.inf,
+        factor: float = 1.0,
     ) -> None:
         """One step: change `values` and `state` in place.
 
@@ -95,56 +98,18 @@ class Optimizer(ABC):
             only.
         learning_rate : float
             The rate of this step, as the `schedule` says.
+        limit, factor : float
+            Clip the gradients on the way: the step is that of elements brought into [-limit, limit] and
+            then multiplied by `factor`. NaN stays NaN.
         """
         state.step += 1
         numbers = self._numbers(state.step, float(learning_rate))
+        clipping = float(limit), float(factor)
         for value, gradient, averages in zip(values, gradients, state.averages, strict=True):
-            self.update_kernel(value, gradient, *averages, *numbers)
-
-
-# In the kernels: `real` rounds a setting to the arrays' dtype once, or a float32 loop would run in float64;
-# 1 - x is taken before, while x still has all its digits.
-
-
-@kernel
-def _sgd(values, gradients, velocities, learning_rate, momentum, nesterov, weight_decay):
-    real = values.dtype.type
-    rate, kept, decay = real(learning_rate), real(momentum), real(weight_decay)
-    for i in range(values.size):
-        gradient = gradients[i] + decay * values[i]
-        velocity = kept * velocities[i] + gradient
-        velocities[i] = velocity
-        step = gradient + kept * velocity if nesterov else velocity
-        values[i] -= rate * step
-
-
-@kernel
-def _rmsprop(values, gradients, squares, velocities, learning_rate, alpha, eps, momentum, weight_decay):
-    real = values.dtype.type
-    rate, kept, decay, floor = real(learning_rate), real(momentum), real(weight_decay), real(eps)
-    old, new = real(alpha), real(1.0 - alpha)
-    for i in range(values.size):
-        gradient = gradients[i] + decay * values[i]
-        square = old * squares[i] + new * gradient * gradient
-        squares[i] = square
-        velocity = kept * velocities[i] + gradient / (math.sqrt(square) + floor)
-        velocities[i] = velocity
-        values[i] -= rate * velocity
-
-
-@kernel
-def _adam(values, gradients, means, squares, step_size, beta1, beta2, root_scale, eps, weight_decay, shrink):
-    real = values.dtype.type
-    rate, scale, floor = real(step_size), real(root_scale), real(eps)
-    decay, kept = real(weight_decay), real(shrink)
-    old1, new1, old2, new2 = real(beta1), real(1.0 - beta1), real(beta2), real(1.0 - beta2)
-    for i in range(values.size):
-        gradient = gradients[i] + decay * values[i]
-        mean = old1 * means[i] + new1 * gradient
-        square = old2 * squares[i] + new2 * gradient * gradient
-        means[i] = mean
-        squares[i] = square
-        values[i] = kept * values[i] - rate * mean / (scale * math.sqrt(square) + floor)
+            cuts = cuts_of(value.size)
+            run(
+                self.update_kernel, cuts.size - 1, cuts, value, gradient, *averages, *clipping, *numbers
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,7 +156,7 @@ class SGD(Optimizer):
     """
 
     averages_kept = 1
-    update_kernel = staticmethod(_sgd)
+    update_kernel = staticmethod(sgd)
 
     learning_rate: float | Schedule = 0.01
     momentum: float = 0.0
@@ -253,7 +218,7 @@ class RMSprop(Optimizer):
     """
 
     averages_kept = 2
-    update_kernel = staticmethod(_rmsprop)
+    update_kernel = staticmethod(rmsprop)
 
     learning_rate: float | Schedule = 0.01
     alpha: float = 0.99
@@ -318,7 +283,7 @@ class Adam(Optimizer):
     """
 
     averages_kept = 2
-    update_kernel = staticmethod(_adam)
+    update_kernel = staticmethod(adam)
     decays_apart: ClassVar[bool] = False  # weight decay is a part of the gradient
 
     learning_rate: float | Schedule = 1e-3

@@ -1,0 +1,47 @@
+"""The weights of one recurrent layer and direction in the form that kernels read."""
+
+from numbarnn.cells.contract import Cell
+from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
+from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pack_recurrent_back, panels_for
+from numbarnn.engine.program import Call, record
+from numbarnn.engine.threads import even_cuts, get_num_threads
+
+PACKED_NUMBERS_WORTH_A_THREAD = 100_000
+
+
+class PackedDirection:
+    """The weights of one layer and direction as the scan reads them."""
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, dtype) -> None:
+        self.cell = cell
+        self.input_map = gate_map(cell.input_gates, hidden_size, dtype)
+        self.recurrent_map = gate_map(cell.recurrent_gates, hidden_size, dtype)
+        vectors = cell.panel_vectors
+        units = padded(hidden_size, dtype)
+        self.weights = cell.weights(
+            panels_for(self.input_map.size, input_size, vectors, dtype),
+            panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
+            aligned_zeros(cell.slots * units, dtype),
+        )
+        self.input_back = panels_for(padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype)
+        self.recurrent_back = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
+        self.groups = units // lanes(dtype)
+        groups_at_once = max(1, vectors // cell.slots)
+        self.blocks = -(-self.groups // groups_at_once)
+
+    def pack_calls(self, parameters, with_back: bool) -> list[Call]:
+        """What packs the weights that forward reads and, if wanted, those that backward reads."""
+        numbers = sum(array.size for array in parameters)
+        parts = max(1, min(get_num_threads(), numbers // PACKED_NUMBERS_WORTH_A_THREAD))
+        cell, maps = self.cell, (self.input_map, self.recurrent_map)
+        calls = [
+            record(
+                pack_recurrent, even_cuts(self.groups, parts), parameters, *maps, cell.slots, *self.weights
+            )
+        ]
+        if with_back:
+            cuts = even_cuts(self.input_map.size, parts)
+            calls.append(
+                record(pack_recurrent_back, cuts, parameters, *maps, self.input_back, self.recurrent_back)
+            )
+        return calls

@@ -1,0 +1,117 @@
+"""Rows between the caller's order and the packed one, for sequences of different lengths."""
+
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+
+from numbarnn.engine.host import padded
+from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.program import NO_FAULT, Program, make_ports, record
+from numbarnn.engine.rows import read_rows, write_rows
+from numbarnn.layers.bands import Bands
+from numbarnn.sequences import Layout
+
+LENGTHS = np.array([2, 9, 1, 5, 9, 4])
+LONGEST = 9
+# Each sequence begins a whole padded row behind the one before: what lies between them is nobody's.
+STARTS = np.arange(LENGTHS.size) * LONGEST
+FLAT_ROWS = LENGTHS.size * LONGEST
+JUNK = 7.0  # in memory that is yet to be written
+
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+each_size = pytest.mark.parametrize("size", [1, 3, 16, 17, 40])
+
+
+class Exchange:
+    """Read a flat matrix, then write it into another one, as a program of a few parts."""
+
+    def __init__(self, size, dtype, parts, bands=1):
+        self.dtype = dtype
+        layout = Layout(LENGTHS)
+        self.packed = aligned_zeros((layout.total, padded(size, dtype)), dtype)
+        self.packed[...] = JUNK
+        self.written = np.full((FLAT_ROWS, size), JUNK, dtype)
+        self.ports = make_ports()
+        arguments = (
+            layout.row_cuts(parts), self.ports, size, FLAT_ROWS, STARTS, layout.order, layout.active,
+            layout.row_cuts(bands), Bands(layout, layout.row_cuts(bands)).gate_offset, self.packed,
+        )  # fmt: skip
+        self.program = Program([record(read_rows, *arguments), record(write_rows, *arguments)])
+
+    def run(self, flat):
+        no_states = np.zeros((1, 1, 1, 1), self.dtype), (np.zeros((0, 0, 0), self.dtype),) * 2
+        return self.program.run_on(self.ports, flat, self.written, *no_states)
+
+
+def valid_rows():
+    """Flat rows in packed order: by time, and within a time by falling length."""
+    places = sorted(range(LENGTHS.size), key=lambda i: -LENGTHS[i])
+    return [STARTS[i] + t for t in range(LONGEST) for i in places if t < LENGTHS[i]]
+
+
+def flat_matrix(size, dtype, seed=0):
+    """Numbers in the valid rows, and NaN in the others."""
+    flat = np.full((FLAT_ROWS, size), np.nan, dtype)
+    rows = valid_rows()
+    flat[rows] = np.random.default_rng(seed).standard_normal((len(rows), size))
+    return flat
+
+
+@each_dtype
+@each_size
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_rows_there_and_back(parts, size, dtype):
+    exchange, rows = Exchange(size, dtype, parts), valid_rows()
+    between = np.setdiff1d(np.arange(FLAT_ROWS), rows)
+    for seed in range(3):
+        flat = flat_matrix(size, dtype, seed)
+        assert exchange.run(flat) == NO_FAULT
+        np.testing.assert_array_equal(exchange.packed[:, :size], flat[rows])
+        np.testing.assert_array_equal(exchange.packed[:, size:], 0.0)
+        np.testing.assert_array_equal(exchange.written[rows], flat[rows])
+        np.testing.assert_array_equal(exchange.written[between], JUNK)
+
+
+@each_dtype
+@each_size
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_fault_is_the_lowest_bad_row(parts, size, dtype):
+    """Whichever part comes upon which row first: lowest in the caller's order, which is nobody's here."""
+    exchange, rng = Exchange(size, dtype, parts), np.random.default_rng(0)
+    for count in (1, 1, 2, 3, 5, 20):
+        flat = flat_matrix(size, dtype)
+        bad = rng.choice(valid_rows(), count, replace=False)
+        flat[bad, rng.integers(0, size, count)] = rng.choice([np.nan, np.inf, -np.inf], count)
+        assert exchange.run(flat) == bad.min()
+        np.testing.assert_array_equal(exchange.written, JUNK)
+    assert exchange.run(flat_matrix(size, dtype)) == NO_FAULT
+
+
+@each_dtype
+def test_every_column_is_looked_at(dtype):
+    exchange = Exchange(40, dtype, 1)
+    for column in range(40):
+        flat = flat_matrix(40, dtype)
+        flat[valid_rows()[-1], column] = np.nan
+        assert exchange.run(flat) == valid_rows()[-1]
+
+
+@each_dtype
+def test_largest_numbers_are_finite(dtype):
+    flat = flat_matrix(17, dtype)
+    largest = np.finfo(dtype).max
+    flat[valid_rows()] = np.where(flat[valid_rows()] > 0.0, largest, -largest)
+    assert Exchange(17, dtype, 1).run(flat) == NO_FAULT
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("bands", [2, 3, 6])
+def test_bands_hold_the_same_rows(bands, parts):
+    flat = flat_matrix(17, "float32")
+    exchange = Exchange(17, "float32", parts, bands)
+    assert exchange.run(flat) == NO_FAULT
+    np.testing.assert_array_equal(exchange.written[valid_rows()], flat[valid_rows()])
+    packed = Exchange(17, "float32", parts)
+    packed.run(flat)
+    order = Bands(Layout(LENGTHS), Layout(LENGTHS).row_cuts(bands)).gate_rows
+    np.testing.assert_array_equal(exchange.packed[order], packed.packed)

@@ -1,147 +1,104 @@
-"""Times this library beside PyTorch: ``python -m benchmarks.compare [--cells lstm,gru,rnn] [--rounds 7]``.
+"""Times this library beside PyTorch, JAX and ONNX Runtime: ``python -m benchmarks.compare --out DIR``.
 
-Each library runs in a process of its own with the same number of threads; the two take turns, round by
-round, while the other one sleeps. A training step is forward, backward without input gradient, and a change
-of the weights. Figures are medians over the rounds, in milliseconds.
+Each library runs in a process of its own with the same number of threads. They take turns, round by round,
+while the others sleep; before that their outputs and gradients are compared. A training step is forward,
+backward without the input's gradient, and a change of the weights. Figures are medians over the rounds. Other
+libraries that are not installed are named and left out.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks.problems import CELLS, SHAPES, Trainer, inputs, parse_shape, training_operations
+from benchmarks.comparison import layers_table, machine, options_table, ragged_table
+from benchmarks.comparison.libraries import OURS, PEERS, Process, Settings
+from benchmarks.problems import CELLS, SHAPES, parse_shape
+from benchmarks.vowels import EPOCHS, QUICK_EPOCHS
 
-SECONDS_A_ROUND = 0.25
-WARM_UP_CALLS = 5
+TABLES = ("layers", "ragged", "options")
+SECONDS_A_ROUND, QUICK_SECONDS = 0.2, 0.05
+ROUNDS, QUICK_ROUNDS = 7, 2
 
-
-def numbarnn_calls(cell: str, shape) -> dict[str, Callable[[], None]]:
-    """Forward and training step of this library."""
-    trainer = Trainer(cell, shape)
-    return {"forward": trainer.forward, "train": trainer.step}
-
-
-def torch_calls(cell: str, shape) -> dict[str, Callable[[], None]]:
-    """The same in PyTorch."""
-    import torch
-
-    torch.set_num_threads(int(os.environ["NUMBARNN_NUM_THREADS"]))
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell]
-    layer = kind(shape.I, shape.H, batch_first=True)
-    parameters = list(layer.parameters())
-    x, dy = map(torch.from_numpy, inputs(shape))
-    factors = [1.0 + 1e-6, 1.0 / (1.0 + 1e-6)]
-
-    def train() -> None:
-        for parameter in parameters:
-            parameter.grad = None
-        layer(x)[0].backward(dy)
-        factors.reverse()
-        with torch.no_grad():
-            for parameter in parameters:
-                parameter.mul_(factors[0])
-
-    def forward() -> None:
-        with torch.no_grad():
-            layer(x)
-
-    return {"forward": forward, "train": train}
+METHOD = (
+    "float32. B rows, T steps, I inputs, H hidden units; times in milliseconds, medians of {rounds} rounds."
+    " A training step is forward, backward without the input's gradient, and a change of the weights. Inputs"
+    " have each library's own layout: (B, T, I) for numbarnn, (T, B, I) for the others. JAX: cells of our own"
+    " under `jax.lax.scan`, unrolled by 1 or 4 steps, whichever is faster."
+)
+BUSY = 0.5  # load average from which on other programs disturb the measurement
 
 
-LIBRARIES = {"numbarnn": numbarnn_calls, "torch": torch_calls}
-
-
-def serve(library: str) -> None:
-    """A process of one library: for every line ``cell shape`` that comes, time a round and print medians."""
-    ready: dict[str, dict[str, Callable[[], None]]] = {}
-    for line in sys.stdin:
-        if line not in ready:
-            cell, shape = line.split()
-            ready = {line: LIBRARIES[library](cell, parse_shape(shape))}
-            for call in ready[line].values():
-                for _ in range(WARM_UP_CALLS):
-                    call()
-        print(*(median_milliseconds(call) for call in ready[line].values()), flush=True)
-
-
-def median_milliseconds(call: Callable[[], None]) -> float:
-    times = []
-    end = time.perf_counter() + SECONDS_A_ROUND
-    while time.perf_counter() < end or len(times) < 3:
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(times)
-
-
-def compare(cells: list[str], rounds: int, threads: int) -> list[str]:
-    """The table, as lines of Markdown."""
-    environment = {**os.environ, "NUMBARNN_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    processes = {
-        library: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.compare", "--serve", library],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for library in LIBRARIES
-    }
-    lines = [
-        f"{platform.machine()}, {threads} threads, float32, medians in ms of {rounds} rounds",
-        "",
-        "| cell | B,T,I,H | forward | torch | ratio | training step | torch | ratio | GFLOP/s |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for cell in cells:
-        for shape in SHAPES:
-            times: dict[str, list[list[float]]] = {library: [] for library in processes}
-            for _ in range(rounds):
-                for library, process in processes.items():
-                    times[library].append(ask(process, f"{cell} {shape}"))
-            forward, train = (
-                {name: statistics.median(row[i] for row in rows) for name, rows in times.items()}
-                for i in (0, 1)
-            )
-            speed = training_operations(cell, shape) / train["numbarnn"] / 1e6
-            columns = [cell, str(shape)]
-            for pair in (forward, train):
-                ours, theirs = pair["numbarnn"], pair["torch"]
-                columns += [f"{ours:.3f}", f"{theirs:.3f}", f"{theirs / ours:.2f}"]
-            lines.append(f"| {' | '.join(columns)} | {speed:.0f} |")
-            print(lines[-1], file=sys.stderr, flush=True)
-    for process in processes.values():
-        process.communicate()
-    return lines
-
-
-def ask(process: subprocess.Popen, problem: str) -> list[float]:
-    """One round of one library."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(problem + "\n")
-    process.stdin.flush()
-    return [float(number) for number in process.stdout.readline().split()]
-
-
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cells", default=",".join(CELLS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--serve", choices=LIBRARIES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        serve(arguments.serve)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--shapes", nargs="+", type=parse_shape, default=SHAPES, metavar="B,T,I,H")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="which tables")
+    parser.add_argument("--rounds", type=int, help=f"{ROUNDS} by default, {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--threads", type=int, default=machine.available_cores())
+    parser.add_argument("--quick", action="store_true", help="short rounds and fits, to see that all works")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write comparison.md and comparison.png there"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = read_arguments()
+    settings = Settings(
+        arguments.threads,
+        arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),
+        QUICK_SECONDS if arguments.quick else SECONDS_A_ROUND,
+    )
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > BUSY:
+        print(f"the load average is {load:.1f}: what else runs here will disturb the times", file=sys.stderr)
+    present = [peer for peer in PEERS if peer.is_installed()]
+    body: list[str] = []
+    figures = None
+    with contextlib.ExitStack() as stack:
+        processes = {
+            library.title: stack.enter_context(Process(library.module, settings))
+            for library in (OURS, *present)
+        }
+        if "layers" in arguments.only:
+            figures = layers_table.measure_layers(processes, arguments.cells, arguments.shapes, settings)
+            body += [*layers_table.markdown(figures), ""]
+        if "ragged" in arguments.only:
+            ready = {
+                library.title: processes[library.title]
+                for library in (OURS, *present)
+                if "ragged" in library.tasks
+            }
+            epochs = QUICK_EPOCHS if arguments.quick else EPOCHS
+            body += [*ragged_table.measure_ragged(ready, arguments.cells, settings, epochs), ""]
+    if "options" in arguments.only:
+        body += [*options_table.measure_options(arguments.cells, arguments.shapes, settings), ""]
+    missing = [peer.title for peer in PEERS if peer not in present]
+    head = [*machine.describe(present, settings.threads)]
+    head += [f"- load average before the run: {load:.1f}"] if load > BUSY else []
+    head += [f"- not installed and left out: {', '.join(missing)}"] if missing else []
+    text = "\n".join([*head, "", METHOD.format(rounds=settings.rounds), "", *body])
+    print(text)
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "comparison.md").write_text(text, encoding="utf-8")
+        write_plot(figures, arguments.out / "comparison.png")
+
+
+def write_plot(figures: layers_table.Figures | None, path: Path) -> None:
+    if figures is None or len(figures.titles) < 2:
+        print("no plot: it shows table 'layers' beside other libraries", file=sys.stderr)
+    elif importlib.util.find_spec("matplotlib") is None:
+        print("no plot: matplotlib is not installed", file=sys.stderr)
     else:
-        print("\n".join(compare(arguments.cells.split(","), arguments.rounds, arguments.threads)))
+        from benchmarks.comparison import plot  # only where matplotlib is
+
+        plot.draw(figures, path)
 
 
 if __name__ == "__main__":

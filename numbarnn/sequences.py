@@ -62,8 +62,6 @@ class Layout:
         B, T (the longest length) and N (the sum of the lengths).
     order : int64 array (B,)
         The caller's row that stands at each place: rows are sorted by falling length.
-    in_order : bool
-        Whether that is the caller's own order.
     places : int64 array (B,)
         Where each of the caller's rows stands.
     lengths : int64 array (B,)
@@ -81,7 +79,6 @@ class Layout:
         self.active = np.empty(self.steps, np.int64)
         self.offset = np.empty(self.steps + 1, np.int64)
         _lay_out(lengths, self.order, self.lengths, self.places, self.active, self.offset)
-        self.in_order = bool((self.places == np.arange(self.rows)).all())
         self.total = int(self.offset[-1])
         self._cuts: dict[int, np.ndarray] = {1: np.array([0, self.rows])}
 
@@ -89,7 +86,7 @@ class Layout:
     def last(self) -> "Layout":
         """The layout of one value a sequence, in the same order of rows."""
         layout = copy.copy(_full_layout(self.rows, 1))
-        layout.order, layout.in_order = self.order, self.in_order
+        layout.order, layout.places = self.order, self.places
         return layout
 
     def row_cuts(self, parts: int) -> np.ndarray:
@@ -285,11 +282,19 @@ def pack_tokens(steps: Steps, layout: Layout) -> np.ndarray:
     return steps.values[flat_rows(steps.form, layout)]
 
 
+@kernel
+def _find_rows(starts, order, active, offset, rows):
+    """For each of the N packed steps, its row in the caller's flat matrix."""
+    for t in range(active.size):
+        for b in range(active[t]):
+            rows[offset[t] + b] = starts[order[b]] + t
+
+
 def flat_rows(form: Form, layout: Layout) -> np.ndarray:
     """For each of the N packed steps, its row in the caller's flat matrix, int64 (N,)."""
-    times = np.repeat(np.arange(layout.steps), layout.active)
-    places = np.arange(layout.total) - layout.offset[times]
-    return form.starts[layout.order[places]] + times
+    rows = np.empty(layout.total, np.int64)
+    _find_rows(form.starts, layout.order, layout.active, layout.offset, rows)
+    return rows
 
 
 def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> Any:

@@ -119,9 +119,8 @@ def _tanh(constants):
         near_zero = fma(r * r, polynomial(r, tail), -r)
         power = power_of_rounded(shifted, 0)
         f = fma(power, near_zero, fma(power, 0.5, -0.5))
-        f_plus_1 = fma(
-            power, near_zero, fma(power, 0.5, 0.5)
-        )  # rounded once, where f + 1.0 is the second time
+        # Rounded once; f + 1.0 would round what is rounded already.
+        f_plus_1 = fma(power, near_zero, fma(power, 0.5, 0.5))
         return copy_sign(f / f_plus_1, x)
 
     return tanh

@@ -158,9 +158,7 @@ def _execute_all(team, calls, ports):
     for i in range(calls.size):
         if ports[FAULT] != NO_FAULT:
             return
-        words = array_at(calls[i], 1, RECORD_ARGUMENTS, calls)
-        captured = calls[i] + RECORD_ARGUMENTS * WORD_BYTES
-        run_rounds(team, words[0, RECORD_ROUNDS], words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
+        _execute_call(team, calls[i])
 
 
 @inlined

@@ -125,12 +125,3 @@ def first_fault(values, starts, lengths):
             if not all_true(total >= 0.0):
                 return row
     return NO_FAULT
-
-
-@kernel
-def all_finite(values):
-    """Whether a contiguous array holds neither NaN nor infinity."""
-    total = values.dtype.type(0.0)
-    for value in values.flat:
-        total += value * values.dtype.type(0.0)
-    return total == 0.0

@@ -101,7 +101,7 @@ class RecurrentPass(Pass):
         self.inputs += [self._inputs_from(level) for level in range(layer.num_layers - 1)]
         if sequence:
             self.output = self._output_matrix(layer.num_layers - 1)
-        if not sequence:
+        else:
             self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
         for k, states in enumerate(self.states):
             for state in states:
@@ -189,8 +189,7 @@ class RecurrentPass(Pass):
             return calls
         if self._drops(level):
             h, bands = self.states[level][0], self.bands
-            offsets = bands.next_slot, bands.gate_offset
-            return [self._drop_call(level, h, target.matrix, bands.cuts, *offsets)]
+            return [self._drop_call(level, h, target.matrix, bands.cuts, bands.next_slot, target.offset)]
         return []
 
     def _last_calls(self):

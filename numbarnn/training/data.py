@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.host import padded
 from numbarnn.layers.passes import Buffers
 from numbarnn.sequences import (
@@ -13,6 +12,7 @@ from numbarnn.sequences import (
     Layout,
     Steps,
     check_finite,
+    flat_rows,
     pack_steps,
     pack_tokens,
     read_steps,
@@ -28,14 +28,6 @@ class Batch(NamedTuple):
     targets: np.ndarray
     weights: np.ndarray
     total_weight: float
-
-
-@kernel
-def _find_rows(starts, order, active, offset, rows):
-    """For each of the N packed steps, its row in the caller's flat matrix."""
-    for t in range(active.size):
-        for b in range(active[t]):
-            rows[offset[t] + b] = starts[order[b]] + t
 
 
 class Samples:
@@ -129,8 +121,7 @@ class LabelledSamples(Samples):
             x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
             pack_steps(Steps(values, form), layout, x)
         if self.per_step:
-            places = np.empty(layout.total, np.int64)
-            _find_rows(form.starts, layout.order, layout.active, layout.offset, places)
+            places = flat_rows(form, layout)
         else:
             places = rows[layout.order]
         targets = self.targets.take(places, axis=0)

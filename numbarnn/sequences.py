@@ -93,8 +93,9 @@ class Layout:
         """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
         cuts = self._cuts.get(parts)
         if cuts is None:
-            done = np.cumsum(self.lengths)
-            inner = np.searchsorted(done, self.total * np.arange(1, parts) / parts)
+            # A row in which one share ends and the next begins goes to the one that has more of it.
+            steps_before_middle = np.cumsum(self.lengths) - self.lengths / 2
+            inner = np.searchsorted(steps_before_middle, self.total * np.arange(1, parts) / parts)
             cuts = self._cuts[parts] = np.concatenate([[0], inner, [self.rows]])
         return cuts
 

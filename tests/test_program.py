@@ -124,7 +124,7 @@ def test_calls_side_by_side_run_once_each(parts, count):
     """With one call the caller is alone; with several a team has them. Their own parts share no team."""
     cuts, source = even_cuts(SIZE, parts), numbers(0)
     targets, last = np.zeros((count, SIZE)), np.zeros(SIZE)
-    together = record_together([record(add, cuts, source, targets[i], i + 1.0) for i in range(count)])
+    together = record_together([[record(add, cuts, source, targets[i], i + 1.0)] for i in range(count)])
     program = Program([together, record(add, cuts, targets[count - 1], last, 1.0)])
     for run in range(1, 21):
         last[:] = 0.0
@@ -160,7 +160,7 @@ def test_program_keeps_what_it_was_recorded_with(side_by_side):
 
     def recorded():
         call = record(add, even_cuts(SIZE, 3).copy(), numbers(0), target, 2.0)
-        return record_together([call]) if side_by_side else call
+        return record_together([[call]]) if side_by_side else call
 
     program = Program([recorded()])
     gc.collect()

@@ -40,7 +40,7 @@ MOST_PARTS = 32
 PARTS_MASK = (1 << MOST_PARTS) - 1
 
 # Looks at the board before the processor is offered to another thread: the system may have put the very
-# thread that we wait for on our own core.
+# thread that we wait for on our own core, and NumPy's threads want to work between our kernels.
 LOOKS_BEFORE_YIELD = 1000
 
 # A team of one: parts run one after the other.
@@ -186,6 +186,8 @@ def serve(team, own, idle_looks):
     idle = 0
     while idle < idle_looks:
         idle = 0 if take_parts(team, own) else idle + 1
+        if idle % LOOKS_BEFORE_YIELD == LOOKS_BEFORE_YIELD - 1:
+            _yield_processor()
 
 
 @intrinsic

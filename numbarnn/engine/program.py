@@ -136,20 +136,23 @@ def _execute_call(team, address):
 
 
 @inlined
-def _execute_one(part, arguments):
-    (calls,) = arguments
-    _execute_call(calls[:0], calls[part])  # without a team: as ALONE
+def _execute_chain(part, arguments):
+    calls, cuts = arguments
+    for i in range(cuts[part], cuts[part + 1]):
+        _execute_call(calls[:0], calls[i])  # without a team: as ALONE
 
 
 @kernel
-def _execute_side_by_side(team, calls):
-    fork(team, calls.size, _execute_one, (calls,))
+def _execute_side_by_side(team, calls, cuts):
+    fork(team, cuts.size - 1, _execute_chain, (calls, cuts))
 
 
-def record_together(calls: Sequence[Call]) -> Call:
-    """Several calls as one, whose parts they are: side by side, each on one thread."""
+def record_together(chains: Sequence[Sequence[Call]]) -> Call:
+    """Chains of calls as one call, whose parts they are: side by side, each chain on one thread."""
+    calls = [call for chain in chains for call in chain]
     addresses = np.array([call.record[RECORD_ADDRESS] for call in calls], np.int64)
-    together = record(_execute_side_by_side, addresses)
+    cuts = np.cumsum([0, *map(len, chains)])
+    together = record(_execute_side_by_side, addresses, cuts)
     return together._replace(inner=tuple(calls))
 
 

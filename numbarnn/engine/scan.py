@@ -29,6 +29,7 @@ from numbarnn.engine.simd import (
     load_part,
     store,
     store_each,
+    store_part,
     store_run,
 )
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
@@ -528,13 +529,19 @@ def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias):
 @inlined
 def _copy_output_rows(part, arguments):
     cuts, band_cuts, h, y, column, hidden, active, offset, slot, reverse = arguments
+    width, units, y_stride = lane_count(y), h.shape[1], y.shape[1]
     for band in range(band_cuts.size - 1):
         first = max(cuts[part], band_cuts[band])
         for t in range(active.size):
             source = slot[band, t + 1 - reverse] - band_cuts[band]
             for b in range(first, min(cuts[part + 1], band_cuts[band + 1], active[t])):
-                for j in range(hidden):
-                    y[offset[t] + b, column + j] = h[source + b, j]
+                here, there = (source + b) * units, (offset[t] + b) * y_stride + column
+                for unit in range(0, hidden, width):
+                    values = load(h, here + unit)
+                    if hidden - unit >= width:
+                        store(y, there + unit, values)
+                    else:
+                        store_part(y, there + unit, values, hidden - unit)
 
 
 @kernel

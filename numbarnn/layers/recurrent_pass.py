@@ -172,45 +172,55 @@ class RecurrentPass(Pass):
     def _forward_calls(self):
         layer, calls = self.layer, []
         for level in range(layer.num_layers):
-            first = level * layer.directions
-            calls += self._side_by_side([self._scan_call(first + d) for d in range(layer.directions)])
-            if level < layer.num_layers - 1:
-                calls += self._calls_between(level)
+            is_last = level == layer.num_layers - 1
+            chains = [[self._scan_call(k)] for k in self._numbers(level)]
+            if layer.directions == 2 and (self.sequence or not is_last):
+                target = self.output if is_last else self.inputs[level + 1].matrix
+                for k, chain in zip(self._numbers(level), chains, strict=True):
+                    chain.append(self._join_call(k, target))
+            calls += self._side_by_side(chains)
+            if self._drops(level):
+                calls.append(self._drop_outputs_call(level))
         return calls
 
-    def _calls_between(self, level):
-        """What brings the outputs of a level to the next one, where that does not read the states."""
+    def _numbers(self, level):
+        """The numbers k of the directions of a level."""
+        return range(level * self.layer.directions, (level + 1) * self.layer.directions)
+
+    def _drop_outputs_call(self, level):
         target = self.inputs[level + 1]
         if self.layer.directions == 2:
-            calls = self._join_calls(level, target.matrix)
-            if self._drops(level):
-                cuts, offsets = self._packed_order()
-                calls.append(self._drop_call(level, target.matrix, target.matrix, cuts, offsets, offsets))
-            return calls
-        if self._drops(level):
-            h, bands = self.states[level][0], self.bands
-            return [self._drop_call(level, h, target.matrix, bands.cuts, bands.next_slot, target.offset)]
-        return []
+            return self._drop_packed_call(level, target.matrix)
+        h, bands = self.states[level][0], self.bands
+        return self._drop_call(level, h, target.matrix, bands.cuts, bands.next_slot, target.offset)
+
+    def _drop_packed_call(self, level, matrix):
+        """Dropout in place, in a matrix in packed order."""
+        cuts, offsets = self._packed_order()
+        return self._drop_call(level, matrix, matrix, cuts, offsets, offsets)
 
     def _last_calls(self):
-        """What brings the last level's outputs, or its final states, to the next layer."""
+        """What brings the last level's outputs, where that is still to be done, or its final states to the
+        next layer."""
         layer = self.layer
+        last = self._numbers(layer.num_layers - 1)
         if self.sequence:
-            last = layer.num_layers - 1
-            return [] if self._stands_packed() else self._join_calls(last, self.output)
+            is_there = layer.directions == 2 or self._stands_packed()
+            return [] if is_there else [self._join_call(k, self.output) for k in last]
         calls = []
-        for direction in range(layer.directions):
-            k = self.count - layer.directions + direction
+        for direction, k in enumerate(last):
             h, rows = self.states[k][0], self._final_rows(k)
             calls.append(
                 record(copy_states, h, rows, self.last, direction * layer.hidden_size, layer.hidden_size)
             )
         return calls
 
-    def _side_by_side(self, calls):
+    def _side_by_side(self, chains):
         """The calls of the directions of one level: each on a thread of its own, where that is how threads
         are used."""
-        return [record_together(calls)] if self.by_directions else calls
+        if self.by_directions:
+            return [record_together(chains)]
+        return [call for chain in chains for call in chain]
 
     def _scan_call(self, k):
         layer, layout, bands = self.layer, self.layout, self.bands
@@ -227,18 +237,14 @@ class RecurrentPass(Pass):
     def _unit_cuts(self, panels):
         return even_cuts(panels, min(self.threads, panels))
 
-    def _join_calls(self, level, target):
-        """What brings the outputs of a level together, in packed order."""
+    def _join_call(self, k, target):
+        """What brings the outputs of a direction to their place in packed order."""
         layer, layout, bands = self.layer, self.layout, self.bands
-        calls = []
-        for direction in range(layer.directions):
-            call = self.record(
-                scan.copy_outputs, bands.cuts, self.states[level * layer.directions + direction][0], target,
-                direction * layer.hidden_size, layer.hidden_size,
-                layout.active, layout.offset, bands.slot, direction == 1,
-            )  # fmt: skip
-            calls.append(call)
-        return calls
+        direction = k % layer.directions
+        return self.record(
+            scan.copy_outputs, bands.cuts, self.states[k][0], target, direction * layer.hidden_size,
+            layer.hidden_size, layout.active, layout.offset, bands.slot, direction == 1,
+        )  # fmt: skip
 
     def _drop_call(self, level, source, target, band_cuts, source_offsets, target_offsets):
         layout, seed = self.layout, self.seeds[level : level + 1]
@@ -328,9 +334,6 @@ class RecurrentPass(Pass):
         self.backward_calls = []
         for level in reversed(range(layer.num_layers)):
             self.backward_calls += self._backward_calls(level)
-        for first in range(0, self.count, layer.directions):
-            numbers = range(first, first + layer.directions)
-            self.backward_calls += self._side_by_side([self._weight_gradients_call(k) for k in numbers])
         clear_calls = [record(clear, carry) for carry in self.carries]
         self.backward_program = Program(clear_calls + self.backward_calls)
         self.placed_backward, self.placed_form_backward = (dy, need_dx), None
@@ -340,15 +343,16 @@ class RecurrentPass(Pass):
         last = level == layer.num_layers - 1
         has_dy = self.sequence or not last
         dy = self.dy if last else self.dinputs[level + 1]
-        cuts, offsets = self._packed_order()
-        calls = [self._drop_call(level, dy, dy, cuts, offsets, offsets)] if self._drops(level) else []
-        numbers = range(level * layer.directions, (level + 1) * layer.directions)
+        calls = [self._drop_packed_call(level, dy)] if self._drops(level) else []
+        numbers = self._numbers(level)
         if not has_dy:
             for k in numbers:
                 column = k % layer.directions * layer.hidden_size
                 rows = self.bands.carry_rows
                 calls.append(record(add_to_state, self.carries[k][0], rows, dy, column, layer.hidden_size))
-        calls += self._side_by_side([self._scan_backward_call(k, dy, has_dy) for k in numbers])
+        calls += self._side_by_side(
+            [[self._scan_backward_call(k, dy, has_dy), self._weight_gradients_call(k)] for k in numbers]
+        )
         if self.dinputs[level] is not None:
             calls += [self._input_gradients_call(k) for k in numbers]
         return calls

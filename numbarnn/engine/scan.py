@@ -418,8 +418,8 @@ def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride
 
 @inlined
 def _weight_gradient_groups(part, arguments):
-    (cuts, weights, x, x_rows, h, dgates, previous_rows, gate_rows, packed, input_map, recurrent_map,
-     gradients) = arguments  # fmt: skip
+    (cuts, weights, x, x_rows, h, dgates, gate_offset, previous_rows, gate_rows, packed, input_map,
+     recurrent_map, gradients) = arguments  # fmt: skip
     dinput, drecurrent, dbias = packed
     block = groups_at_once(weights)
     first_group = cuts[part] * block
@@ -430,7 +430,7 @@ def _weight_gradient_groups(part, arguments):
     sum_count, product = slots(weights), window(weights)
     x_stride, units = x.shape[1], h.shape[1]
     inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
-    total = previous_rows.size
+    total = gate_offset[-1, -1]
     apart = sum_count - product
     dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
     # Rows one vector apart from whole pages: columns are read from it, and rows a power of two apart would
@@ -475,8 +475,8 @@ def _weight_gradient_groups(part, arguments):
 
 
 @kernel
-def weight_gradients(team, cuts, weights, x, x_rows, h, dgates, previous_rows, gate_rows, packed, input_map,
-                     recurrent_map, gradients):  # fmt: skip
+def weight_gradients(team, cuts, weights, x, x_rows, h, dgates, gate_offset, previous_rows, gate_rows, packed,
+                     input_map, recurrent_map, gradients):  # fmt: skip
     """Gradients of the parameters of one layer and direction.
 
     Sums run over the N valid steps in their order in memory, whatever the number of threads.
@@ -487,7 +487,9 @@ def weight_gradients(team, cuts, weights, x, x_rows, h, dgates, previous_rows, g
         The threads, and the cuts between the panels of one part and the next.
     x, h, dgates : arrays (at least N, at least I), (B + N, H padded), (N, G * H padded)
         Inputs, all states and the gradient of the sums.
-    x_rows, previous_rows, gate_rows : int64 arrays (N,)
+    gate_offset : int64 array (parts, T + 1)
+        The bands of `dgates`; the last of all is N.
+    x_rows, previous_rows, gate_rows : int64 arrays (at least N,)
         The row of `x` and the one of `h` that each step read, and its row in `dgates`.
     packed : tuple of arrays
         Room for the gradients in the form of the packed weights.
@@ -496,8 +498,8 @@ def weight_gradients(team, cuts, weights, x, x_rows, h, dgates, previous_rows, g
     gradients : tuple of arrays
         weight_ih, weight_hh, bias_ih and bias_hh, out.
     """
-    arguments = (cuts, weights, x, x_rows, h, dgates, previous_rows, gate_rows, packed, input_map,
-                 recurrent_map, gradients)  # fmt: skip
+    arguments = (cuts, weights, x, x_rows, h, dgates, gate_offset, previous_rows, gate_rows, packed,
+                 input_map, recurrent_map, gradients)  # fmt: skip
     fork(team, cuts.size - 1, _weight_gradient_groups, arguments)
 
 

@@ -6,8 +6,6 @@ small layer. So what a pass alone sees is kept in *bands*, one for each thread: 
 rows in packed order, apart from all others.
 """
 
-import functools
-
 import numpy as np
 
 from numbarnn.engine.compile_cache import kernel
@@ -17,26 +15,36 @@ GAP_ROWS = 64  # between the bands of an array with one row a sequence
 
 
 @kernel
-def _place_bands(cuts, active, lengths, gate_offset, slot, gate_rows, slot_rows, next_slot_rows,
-                 first_state_rows, last_state_rows, carry_rows):  # fmt: skip
+def _place_bands(cuts, batch_active, lengths, active, offset, packed_offset, gate_offset, slot, next_slot,
+                 gate_rows, slot_rows, next_slot_rows, first_state_rows, last_state_rows, carry,
+                 carry_rows):  # fmt: skip
     """Fill in the arrays of `Bands`, which names them."""
+    steps = batch_active.size
+    total = 0
+    for t in range(active.size):
+        active[t] = batch_active[t] if t < steps else 0
+        offset[t] = total
+        total += active[t]
+    offset[active.size] = total
     begin = 0
     for band in range(cuts.size - 1):
         first, count = cuts[band], cuts[band + 1] - cuts[band]
         slot[band, 0] = begin + first
         done = 0
         for t in range(active.size):
+            packed_offset[band, t] = offset[t] + first
             gate_offset[band, t] = begin + done
-            slot[band, t + 1] = begin + first + count + done
+            slot[band, t + 1] = next_slot[band, t] = begin + first + count + done
             done += min(max(active[t] - first, 0), count)
         gate_offset[band, active.size] = begin + done
         begin += done
+        carry[band] = first + GAP_ROWS * band
         for b in range(first, first + count):
             carry_rows[b] = b + GAP_ROWS * band
             first_state_rows[b] = slot[band, 0] + b - first
             last_state_rows[b] = slot[band, lengths[b]] + b - first
     n = 0
-    for t in range(active.size):
+    for t in range(steps):
         for band in range(cuts.size - 1):
             for b in range(cuts[band], min(cuts[band + 1], active[t])):
                 gate_rows[n] = gate_offset[band, t] + b - cuts[band]
@@ -46,7 +54,11 @@ def _place_bands(cuts, active, lengths, gate_offset, slot, gate_rows, slot_rows,
 
 
 class Bands:
-    """The bands of a batch.
+    """The bands of a batch, and what kernels read of its layout.
+
+    The arrays have room for more steps than the batch has: another batch of as many rows can move in, and
+    what was recorded with these arrays (see ``engine/program.py``) holds for that one. No row is active at
+    the steps that are left over.
 
     Parameters
     ----------
@@ -54,15 +66,30 @@ class Bands:
         The batch.
     cuts : int64 array (bands + 1,)
         Band p has the places from cut p to cut p + 1.
+    steps_room, total_room : int, optional
+        The largest T and N to have room for; by default those of the batch.
 
     Attributes
     ----------
     count : int
         How many bands there are.
+    steps_room, total_room : int
+        Below as T and N, where shapes are meant.
+    cuts : int64 array (bands + 1,)
+        The cuts of the batch that is in.
+    active, offset, order : int64 arrays (T,), (T + 1,), (B,)
+        Those of the layout.
+    packed_offset : int64 array (bands, T)
+        Where step t of band p begins in a matrix in packed order.
+    packed_rows : int64 array (N,)
+        The row of each step in packed order: 0, 1 and so on.
     gate_offset : int64 array (bands, T + 1)
-        Step t of the first place of band p is row ``gate_offset[p, t]`` of a matrix of N rows.
+        Step t of the first place of band p is row ``gate_offset[p, t]`` of a matrix of N rows; the last of
+        all is the number of valid steps.
     slot : int64 array (bands, T + 1)
         Where slot s of band p begins in a matrix of B + N states; see ``engine/scan.py``.
+    next_slot : int64 array (bands, T)
+        `slot` without slot 0: where the outputs of each step stand, forward in time.
     gate_rows, slot_rows, next_slot_rows : int64 arrays (N,)
         For each step in packed order, its row among the gates, and those of its slots t and t + 1 among the
         states.
@@ -74,27 +101,28 @@ class Bands:
         Each place's row in such a matrix.
     """
 
-    def __init__(self, layout: Layout, cuts: np.ndarray) -> None:
-        self.layout, self.cuts = layout, cuts
+    def __init__(self, layout: Layout, cuts: np.ndarray, steps_room: int = 0, total_room: int = 0) -> None:
         self.count = cuts.size - 1
-        rows, steps, total = layout.rows, layout.steps, layout.total
-        self.gate_offset = np.empty((self.count, steps + 1), np.int64)
-        self.slot = np.empty((self.count, steps + 1), np.int64)
+        rows = layout.rows
+        self.steps_room = steps = max(steps_room, layout.steps)
+        self.total_room = total = max(total_room, layout.total)
+        self.cuts, self.carry = np.empty(self.count + 1, np.int64), np.empty(self.count, np.int64)
+        self.active, self.offset = np.empty(steps, np.int64), np.empty(steps + 1, np.int64)
+        self.gate_offset, self.slot = np.empty((2, self.count, steps + 1), np.int64)
+        self.packed_offset, self.next_slot = np.empty((2, self.count, steps), np.int64)
+        self.packed_rows = np.arange(total)
         self.gate_rows, self.slot_rows, self.next_slot_rows = np.empty((3, total), np.int64)
-        self.first_state_rows, self.last_state_rows, self.carry_rows = np.empty((3, rows), np.int64)
-        _place_bands(
-            cuts, layout.active, layout.lengths, self.gate_offset, self.slot, self.gate_rows, self.slot_rows,
-            self.next_slot_rows, self.first_state_rows, self.last_state_rows, self.carry_rows,
-        )  # fmt: skip
-        self.carry = cuts[:-1] + GAP_ROWS * np.arange(self.count)
+        self.order, self.first_state_rows, self.last_state_rows, self.carry_rows = np.empty(
+            (4, rows), np.int64
+        )
         self.carry_count = rows + GAP_ROWS * (self.count - 1)
+        self.move_in(layout, cuts)
 
-    @functools.cached_property
-    def next_slot(self) -> np.ndarray:
-        """`slot` without slot 0: where the outputs of each step stand, forward in time, int64 (bands, T)."""
-        return np.ascontiguousarray(self.slot[:, 1:])
-
-    @functools.cached_property
-    def packed_offset(self) -> np.ndarray:
-        """Where step t of band p begins in a matrix in packed order, int64 (bands, T)."""
-        return self.layout.offset[:-1] + self.cuts[:-1, None]
+    def move_in(self, layout: Layout, cuts: np.ndarray) -> None:
+        """Take a batch for which there is room, of as many rows, in as many bands."""
+        self.cuts[:], self.order[:] = cuts, layout.order
+        _place_bands(
+            self.cuts, layout.active, layout.lengths, self.active, self.offset, self.packed_offset,
+            self.gate_offset, self.slot, self.next_slot, self.gate_rows, self.slot_rows, self.next_slot_rows,
+            self.first_state_rows, self.last_state_rows, self.carry, self.carry_rows,
+        )  # fmt: skip

@@ -70,8 +70,13 @@ class Pass:
     def begin(self, layout: Layout, operations: int) -> None:
         """Take a batch that costs this many multiplications and additions."""
         self.layout = layout
-        self.threads = max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
+        self.threads = self.threads_for(operations)
         self.cuts = layout.row_cuts(min(self.threads, layout.rows))
+
+    @staticmethod
+    def threads_for(operations: int) -> int:
+        """How many threads are worth it for so many multiplications and additions."""
+        return max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
 
     def run(self, kernel: Callable, *arguments: Any) -> None:
         """Run a kernel that works on parts of the rows."""

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core import config
 
 from numbarnn.engine import scan
 from numbarnn.engine.host import padded
-from numbarnn.engine.program import Program, make_ports, record, record_together
+from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
@@ -18,6 +19,13 @@ from numbarnn.layers.passes import Pass
 # its rows. Of larger ones each thread takes a share, for all rows, and meets the others at every step.
 WEIGHTS_BYTES_FOR_ALL_ROWS = 384 * 1024
 OPERATIONS_WORTH_A_MEETING = 1_000_000
+# A batch goes where there is room for at most so many times its steps: kernels walk over all of them.
+MOST_STEPS_ROOM = 2
+
+
+def _whereabouts(matrix):
+    """Where a matrix lies in memory: matrices that agree in it are the same but for the number of rows."""
+    return None if matrix is None else (address_of(matrix), matrix.shape[1])
 
 
 class Inputs(NamedTuple):
@@ -34,8 +42,8 @@ class RecurrentPass(Pass):
 
     States, gates and gradients of layer l and direction d stand under the index ``k = l * D + d``.
 
-    Everything is recorded as a program when the batch has another layout than the one before; for a batch of
-    the same layout that finds all buffers in their places, a pass is a single call into compiled code.
+    Everything is recorded as a program. A batch that finds its place (as many rows, no more steps than there
+    is room for, matrices where they were) moves in, and a pass is a single call into compiled code.
     """
 
     def __init__(self, layer, training):
@@ -45,21 +53,39 @@ class RecurrentPass(Pass):
         self.seeds = np.zeros(layer.num_layers, np.uint64)
         # What the programs were recorded for; None where they are not.
         self.placed: Any = None
+        self.bands: Any = None
         self.placed_backward = self.placed_form = self.placed_form_backward = None
         self.recorded_threads = 0
 
     # ---- forward -----------------------------------------------------------------------------------------
 
     def prepare(self, layout, x, seed):
-        # A loop over batches of one layout finds everything in its place.
-        if (
-            self.recorded_threads != get_num_threads()
-            or self.placed[0] is not layout
-            or self.placed[1] is not x
-        ):
+        if not self._has_room(layout, x):
             self._place(layout, x, self.layer.return_sequences)
+        elif layout is not self.layout:
+            self._move_in(layout)
         self._begin(seed)
-        return (layout, self.output) if self.sequence else (layout.last, self.last)
+        return (layout, self.output[: layout.total]) if self.sequence else (layout.last, self.last)
+
+    def _has_room(self, layout, x):
+        """Whether what was recorded holds for this batch. One of far fewer steps is better off by itself.
+
+        Without compiled code a matrix is as long as it was when it was recorded: only the same batch fits.
+        """
+        return (
+            self.placed == _whereabouts(x)
+            and self.recorded_threads == get_num_threads()
+            and (
+                layout is self.layout
+                or (
+                    not config.DISABLE_JIT
+                    and layout.rows == self.layout.rows
+                    and layout.total <= self.bands.total_room
+                    and layout.steps <= self.bands.steps_room <= MOST_STEPS_ROOM * layout.steps
+                    and self._sharing(layout) == self.sharing
+                )
+            )
+        )
 
     def _begin(self, seed):
         """What differs from call to call."""
@@ -75,50 +101,73 @@ class RecurrentPass(Pass):
         """
         layer, buffers = self.layer, self.buffers
         self.packed = layer.packed(self.training)
-        self.begin(layout, 2 * layout.total * layer.flat_values.size)
         self.sequence = sequence
         self.units = padded(layer.hidden_size, layer.dtype)
-        # Two directions on two threads share nothing; the rows of one do, in the lines of the caches.
-        self.by_directions = layer.directions == 2 and self.threads == 2
-        self.by_units = not self.by_directions and self._works_by_units()
-        by_rows = not (self.by_directions or self.by_units)
-        self.scan_cuts = self.cuts if by_rows else layout.row_cuts(1)
-        self.bands = Bands(layout, self.scan_cuts)
+        steps_room = total_room = 0
+        follows_a_batch = x is not None and self.placed is not None
+        if follows_a_batch and self.bands.steps_room <= MOST_STEPS_ROOM * layout.steps:
+            steps_room, total_room = self.bands.steps_room, self.bands.total_room
+        self.layout, self.sharing = layout, self._sharing(layout)
+        self.threads, self.by_directions, self.by_units = self.sharing
+        self.cuts = layout.row_cuts(min(self.threads, layout.rows)).copy()
+        self.bands = Bands(layout, self._band_cuts(), steps_room, total_room)
+        total = self.bands.total_room
         if self.training:
-            kept_rows = layout.total
+            kept_rows = total
         else:
             kept_rows = layout.rows if self.by_units else 0
         self.states = []
         self.gates = []
         for k in range(self.count):
             states = tuple(
-                buffers.matrix((name, k), layout.rows + layout.total, self.units)
-                for name in layer.cell.states
+                buffers.matrix((name, k), layout.rows + total, self.units) for name in layer.cell.states
             )
             self.states.append(states)
             self.gates.append(buffers.matrix(("gates", k), kept_rows, layer.cell.slots * self.units))
+        self._clear_first_states()
         self.inputs = [self._own_inputs() if x is None else self._packed_inputs(x)]
         self.inputs += [self._inputs_from(level) for level in range(layer.num_layers - 1)]
         if sequence:
             self.output = self._output_matrix(layer.num_layers - 1)
         else:
             self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
-        for k, states in enumerate(self.states):
-            for state in states:
-                state[self._first_rows(k)] = 0.0  # other batches may have left something there
         self.forward_calls = self._forward_calls()
         self.forward_program = Program(self.forward_calls + self._last_calls())
-        self.placed, self.recorded_threads = (layout, x), get_num_threads()
+        self.placed, self.recorded_threads = _whereabouts(x), get_num_threads()
         self.placed_backward = self.placed_form = None
 
-    def _works_by_units(self):
-        """Whether threads share out the hidden units, and not the rows."""
+    def _move_in(self, layout):
+        """Take a batch for which all that was recorded holds."""
+        self.layout = layout
+        self.cuts[:] = layout.row_cuts(self.cuts.size - 1)
+        self.bands.move_in(layout, self._band_cuts())
+        self._clear_first_states()
+        self.placed_form = None
+
+    def _sharing(self, layout):
+        """How threads share the work: how many there are, whether by directions, whether by hidden units.
+        If neither, they share the rows."""
+        threads = self.threads_for(2 * layout.total * self.layer.flat_values.size)
+        # Two directions on two threads share nothing; the rows of one do, in the lines of the caches.
+        by_directions = self.layer.directions == 2 and threads == 2
+        return threads, by_directions, not by_directions and self._works_by_units(layout, threads)
+
+    def _band_cuts(self):
+        return self.layout.row_cuts(1) if self.by_directions or self.by_units else self.cuts
+
+    def _clear_first_states(self):
+        """Zeros for initial states: other batches may have left something there."""
+        for k, states in enumerate(self.states):
+            for state in states:
+                state[self._first_rows(k)] = 0.0
+
+    def _works_by_units(self, layout, threads):
         recurrent = self.packed[0].weights.recurrent
-        operations = 2 * self.layout.total // self.layout.steps * recurrent.size
+        operations = 2 * layout.total // layout.steps * recurrent.size
         return (
-            self.threads > 1
+            threads > 1
             and recurrent.nbytes > WEIGHTS_BYTES_FOR_ALL_ROWS
-            and operations // self.threads > OPERATIONS_WORTH_A_MEETING
+            and operations // threads > OPERATIONS_WORTH_A_MEETING
         )
 
     @property
@@ -142,11 +191,11 @@ class RecurrentPass(Pass):
 
     def _packed_inputs(self, x):
         bands = self.bands
-        return Inputs(x, bands.packed_offset, bands.count == 1, np.arange(self.layout.total))
+        return Inputs(x, bands.packed_offset, bands.count == 1, bands.packed_rows)
 
     def _own_inputs(self):
         layer, bands = self.layer, self.bands
-        x = self.buffers.matrix("x", self.layout.total, padded(layer.known_input_size, layer.dtype))
+        x = self.buffers.matrix("x", bands.total_room, padded(layer.known_input_size, layer.dtype))
         return Inputs(x, bands.gate_offset, True, bands.gate_rows)
 
     def _inputs_from(self, level):
@@ -155,16 +204,17 @@ class RecurrentPass(Pass):
         if self.layer.directions == 2:
             return self._packed_inputs(self._output_matrix(level))
         if self._drops(level):
-            left = self.buffers.matrix(("output", level), self.layout.total, self.units)
+            left = self.buffers.matrix(("output", level), bands.total_room, self.units)
             return Inputs(left, bands.gate_offset, True, bands.gate_rows)
         return Inputs(self.states[level][0], bands.next_slot, True, bands.next_slot_rows)
 
     def _output_matrix(self, level):
         """Outputs of a level in packed order; those of one direction and band stand so by themselves."""
-        layer, layout = self.layer, self.layout
+        layer = self.layer
         if self._stands_packed():
-            return self.states[level][0][layout.rows :]
-        return self.buffers.matrix(("output", level), layout.total, padded(self._width, layer.dtype))
+            return self.states[level][0][self.layout.rows :]
+        columns = padded(self._width, layer.dtype)
+        return self.buffers.matrix(("output", level), self.bands.total_room, columns)
 
     def _stands_packed(self):
         return self.layer.directions == 1 and self.bands.count == 1
@@ -223,34 +273,34 @@ class RecurrentPass(Pass):
         return [call for chain in chains for call in chain]
 
     def _scan_call(self, k):
-        layer, layout, bands = self.layer, self.layout, self.bands
+        layer, bands = self.layer, self.bands
         level, direction = divmod(k, layer.directions)
         inputs = self.inputs[level]
         arguments = (
             self.packed[k].weights, inputs.matrix, inputs.offset, inputs.in_bands, self.states[k],
-            self.gates[k], self.training, layout.active, bands.gate_offset, bands.slot, direction == 1,
+            self.gates[k], self.training, bands.active, bands.gate_offset, bands.slot, direction == 1,
         )  # fmt: skip
         if self.by_units:
             return record(scan.forward_by_units, self._unit_cuts(self.packed[k].blocks), *arguments)
-        return record(scan.forward, self.scan_cuts, *arguments)
+        return record(scan.forward, bands.cuts, *arguments)
 
     def _unit_cuts(self, panels):
         return even_cuts(panels, min(self.threads, panels))
 
     def _join_call(self, k, target):
         """What brings the outputs of a direction to their place in packed order."""
-        layer, layout, bands = self.layer, self.layout, self.bands
+        layer, bands = self.layer, self.bands
         direction = k % layer.directions
         return self.record(
             scan.copy_outputs, bands.cuts, self.states[k][0], target, direction * layer.hidden_size,
-            layer.hidden_size, layout.active, layout.offset, bands.slot, direction == 1,
+            layer.hidden_size, bands.active, bands.offset, bands.slot, direction == 1,
         )  # fmt: skip
 
     def _drop_call(self, level, source, target, band_cuts, source_offsets, target_offsets):
-        layout, seed = self.layout, self.seeds[level : level + 1]
+        bands, seed = self.bands, self.seeds[level : level + 1]
         return self.record(
             drop, band_cuts, source, source_offsets, target, target_offsets, self._width, self.layer.dropout,
-            seed, layout.order, layout.active,
+            seed, bands.order, bands.active,
         )  # fmt: skip
 
     def forward(self):
@@ -292,12 +342,11 @@ class RecurrentPass(Pass):
         self.placed_form = form
 
     def _rows_arguments(self, form, size):
-        layout = self.layout
-        return self.ports, size, form.flat_rows, form.starts, layout.order, layout.active
+        return self.ports, size, form.flat_rows, form.starts, self.bands.order, self.bands.active
 
     def _packed_order(self):
         """A matrix in packed order, as the one band that it is."""
-        return self.layout.row_cuts(1), self.layout.offset[None]
+        return self.layout.row_cuts(1), self.bands.offset[None]
 
     def _states_call(self, kernel, k, states, rows):
         """Between the caller's states and these rows of ours, given in the order of the layout."""
@@ -308,19 +357,17 @@ class RecurrentPass(Pass):
     # ---- backward ----------------------------------------------------------------------------------------
 
     def prepare_backward(self, dy, need_dx):
-        placed = self.placed_backward
-        if placed is None or placed[0] is not dy or placed[1] != need_dx:
+        if self.placed_backward != (_whereabouts(dy), need_dx):
             self._place_backward(dy, need_dx)
-        return self.dinputs[0]
+        return self.dinputs[0][: self.layout.total] if need_dx else None
 
     def _place_backward(self, dy, need_dx):
         """Find room for everything that backward writes, and record it."""
-        layer, layout, buffers = self.layer, self.layout, self.buffers
+        layer, bands, buffers = self.layer, self.bands, self.buffers
         self.dy = dy
         self.carries = [
             tuple(
-                buffers.matrix(("d" + name, k), self.bands.carry_count, self.units)
-                for name in layer.cell.states
+                buffers.matrix(("d" + name, k), bands.carry_count, self.units) for name in layer.cell.states
             )
             for k in range(self.count)
         ]
@@ -330,13 +377,13 @@ class RecurrentPass(Pass):
         for level in range(layer.num_layers):
             columns = padded(layer.known_input_size if level == 0 else self._width, layer.dtype)
             wanted = level > 0 or need_dx
-            self.dinputs.append(buffers.matrix(("dx", level), layout.total, columns) if wanted else None)
+            self.dinputs.append(buffers.matrix(("dx", level), bands.total_room, columns) if wanted else None)
         self.backward_calls = []
         for level in reversed(range(layer.num_layers)):
             self.backward_calls += self._backward_calls(level)
         clear_calls = [record(clear, carry) for carry in self.carries]
         self.backward_program = Program(clear_calls + self.backward_calls)
-        self.placed_backward, self.placed_form_backward = (dy, need_dx), None
+        self.placed_backward, self.placed_form_backward = (_whereabouts(dy), need_dx), None
 
     def _backward_calls(self, level):
         layer = self.layer
@@ -358,26 +405,26 @@ class RecurrentPass(Pass):
         return calls
 
     def _scan_backward_call(self, k, dy, has_dy):
-        layer, layout, bands, packed = self.layer, self.layout, self.bands, self.packed[k]
+        layer, bands, packed = self.layer, self.bands, self.packed[k]
         direction = k % layer.directions
         arguments = (
             packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy,
             direction * layer.hidden_size, has_dy, self.carries[k],
-            layout.active, layout.offset, bands.gate_offset, bands.slot, bands.carry, direction == 1,
+            bands.active, bands.offset, bands.gate_offset, bands.slot, bands.carry, direction == 1,
         )  # fmt: skip
         if self.by_units:
             return record(scan.backward_by_units, self._unit_cuts(len(packed.recurrent_back)), *arguments)
-        return record(scan.backward, self.scan_cuts, *arguments)
+        return record(scan.backward, bands.cuts, *arguments)
 
     def _input_gradients_call(self, k):
-        layer, layout, packed = self.layer, self.layout, self.packed[k]
+        layer, bands, packed = self.layer, self.bands, self.packed[k]
         level, direction = divmod(k, layer.directions)
         dx = self.dinputs[level]
         # The second direction adds to what the first one wrote.
         start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
         return record(
-            scan.input_gradients, self.scan_cuts, packed.weights, packed.input_back, self.gates[k], start,
-            stride, dx, layout.active, layout.offset, self.bands.gate_offset,
+            scan.input_gradients, bands.cuts, packed.weights, packed.input_back, self.gates[k], start,
+            stride, dx, bands.active, bands.offset, bands.gate_offset,
         )  # fmt: skip
 
     def _weight_gradients_call(self, k):
@@ -387,7 +434,7 @@ class RecurrentPass(Pass):
         parts = 1 if self.by_directions else min(self.threads, packed.blocks)
         return record(
             scan.weight_gradients, even_cuts(packed.blocks, parts), packed.weights,
-            inputs.matrix, inputs.rows, self.states[k][0], self.gates[k],
+            inputs.matrix, inputs.rows, self.states[k][0], self.gates[k], bands.gate_offset,
             bands.next_slot_rows if direction else bands.slot_rows, bands.gate_rows,
             self._packed_gradients(k),
             packed.input_map, packed.recurrent_map, layer.direction_gradients[k],

@@ -1,0 +1,112 @@
+"""Batches that move into the place of others: the numbers are those of a pass of their own."""
+
+import numpy as np
+import pytest
+from conftest import LAYERS
+from numba.core import config
+
+import numbarnn
+from numbarnn.engine.host import padded
+from numbarnn.layers.chain import Chain
+from numbarnn.layers.passes import Buffers
+from numbarnn.layers.recurrent_pass import RecurrentPass
+from numbarnn.sequences import Layout
+
+INPUTS, ROWS, LONGEST, BATCHES = 5, 6, 30, 12
+
+
+@pytest.fixture
+def two_threads():
+    before = numbarnn.get_num_threads()
+    numbarnn.set_num_threads(2)
+    yield
+    numbarnn.set_num_threads(before)
+
+
+@pytest.fixture
+def placings(monkeypatch):
+    """Counts how often a pass was recorded anew."""
+    counted, place = [], RecurrentPass._place
+
+    def counting(self, *arguments):
+        counted.append(self)
+        place(self, *arguments)
+
+    monkeypatch.setattr(RecurrentPass, "_place", counting)
+    return counted
+
+
+def training_step(chain, layers, lengths, seed):
+    """Outputs and gradients of one batch, all copied."""
+    rng = np.random.default_rng(seed)
+    layout = Layout(lengths)
+    # As a fit has it: batches stand in one and the same memory.
+    if not hasattr(chain, "memory"):
+        chain.memory = Buffers("float64")
+        chain.memory.matrix("x", ROWS * LONGEST, padded(INPUTS, "float64"))
+    x = chain.memory.matrix("x", layout.total, padded(INPUTS, "float64"))
+    _, y = chain.prepare(layout, x, seed)
+    chain.memory.matrix("dy", ROWS * LONGEST, y.shape[1])
+    dy = chain.memory.matrix("dy", *y.shape)
+    chain.prepare_backward(dy)
+    x[:, :INPUTS] = rng.standard_normal((layout.total, INPUTS))
+    size = layers[-1].hidden_size * layers[-1].directions
+    dy[:, :size] = rng.standard_normal((len(y), size))
+    chain.forward()
+    chain.backward()
+    return y.copy(), [layer.flat_gradients.copy() for layer in layers]
+
+
+def ragged(seed):
+    return np.random.default_rng(seed).integers(1, LONGEST, ROWS)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("hidden_size", [7, 130])
+def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size, two_threads, placings):
+    """130 hidden units are work for two threads: by rows, or by directions."""
+    name, options = LAYERS[cell]
+    layer_class = getattr(numbarnn, name)
+    options = {"bidirectional": bidirectional, "dtype": "float64", **options}
+    layers = [
+        layer_class(hidden_size, num_layers=2, dropout=0.3, return_sequences=True, **options),
+        layer_class(9, return_sequences=return_sequences, **options),
+    ]
+    layers[0].build(INPUTS, seed=1)
+    layers[1].build(hidden_size * layers[0].directions, seed=2)
+    lasting, moved_in = Chain(layers, training=True), 0
+    for seed in range(BATCHES):
+        expected = training_step(Chain(layers, training=True), layers, ragged(seed), seed)
+        del placings[:]
+        y, gradients = training_step(lasting, layers, ragged(seed), seed)
+        moved_in += not placings
+        np.testing.assert_array_equal(y, expected[0])
+        for found, wanted in zip(gradients, expected[1], strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert config.DISABLE_JIT or moved_in >= BATCHES // 4
+
+
+def test_batch_that_does_not_fit_gets_a_place_of_its_own(placings):
+    layer = numbarnn.GRU(8, dtype="float64", return_sequences=True)
+    layer.build(INPUTS, seed=0)
+    chain = Chain([layer], training=True)
+
+    def placed_anew(lengths):
+        del placings[:]
+        found = training_step(chain, [layer], np.array(lengths), 0)
+        anew = bool(placings)
+        expected = training_step(Chain([layer], training=True), [layer], np.array(lengths), 0)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1][0], expected[1][0])
+        return anew
+
+    assert placed_anew([20, 10])
+    assert placed_anew([20, 11])  # more steps in all
+    assert placed_anew([22, 2])  # a longer row
+    assert placed_anew([22, 2, 2])  # more rows
+    assert placed_anew([22, 2])
+    assert placed_anew([9, 9])  # far fewer steps
+    assert placed_anew([8, 9]) == bool(config.DISABLE_JIT)
+    assert placed_anew([5, 5]) == bool(config.DISABLE_JIT)

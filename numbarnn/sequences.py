@@ -4,7 +4,6 @@ Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. Kernels see a m
 valid step, ordered by time and within a time by falling length of the sequence: no padding, no mask.
 """
 
-import copy
 import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -85,8 +84,8 @@ class Layout:
     @functools.cached_property
     def last(self) -> "Layout":
         """The layout of one value a sequence, in the same order of rows."""
-        layout = copy.copy(_full_layout(self.rows, 1))
-        layout.order, layout.places = self.order, self.places
+        layout = Layout.__new__(Layout)
+        vars(layout).update(vars(_full_layout(self.rows, 1)), order=self.order, places=self.places)
         return layout
 
     def row_cuts(self, parts: int) -> np.ndarray:

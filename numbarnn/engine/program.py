@@ -52,7 +52,7 @@ _NO_PORTS = make_ports()
 
 def address_of(array):
     """Where the first element of an array lies in memory."""
-    return array.ctypes.data
+    return array.__array_interface__["data"][0]
 
 
 def array_at(address, rows, columns, like):

@@ -296,8 +296,8 @@ def _turns_round(weights, gates, t):
 
 @inlined
 def _backward_rows(part, arguments):
-    (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-     active, offset, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
+    (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
+     active, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     groups = states[0].shape[1] // lane_count(gates)
     for done in range(active.size):
@@ -308,7 +308,7 @@ def _backward_rows(part, arguments):
         backwards, gate_row = _turns_round(weights, gates, t), gate_offset[part, t]
         _cell_backward_rows(
             weights, states, gates, dy, dy_column, has_dy, dstates, rows, gate_row,
-            slot[part, t + reverse], slot[part, t + 1 - reverse], offset[t] + row_start, carry[part],
+            slot[part, t + reverse], slot[part, t + 1 - reverse], dy_offset[part, t], carry[part],
             0, groups, backwards,
         )  # fmt: skip
         _recurrent_backward_rows(
@@ -317,18 +317,19 @@ def _backward_rows(part, arguments):
 
 
 @kernel
-def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-             active, offset, gate_offset, slot, carry, reverse):  # fmt: skip
+def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
+             active, gate_offset, slot, carry, reverse):  # fmt: skip
     """`forward` undone.
 
     Parameters
     ----------
-    team, cuts, weights, states, gates, active, offset, gate_offset, slot, reverse
+    team, cuts, weights, states, gates, active, gate_offset, slot, reverse
         As `forward` left them; `gates` becomes the gradient of the sums.
     recurrent_back : array (panels, groups * window * lanes, panel width)
         W_h, packed for the product ``dsums @ W_h``.
-    dy : array (N, at least dy_column + H)
-        Gradient of the outputs; its columns from `dy_column` on are this direction's.
+    dy, dy_offset : array (N, at least dy_column + H), int64 array (parts, at least T)
+        Gradient of the outputs, and where that of part p at step t begins; its columns from `dy_column` on
+        are this direction's.
     has_dy : bool
         False: only the final states have a gradient, `dy` is not read.
     dstates : tuple of arrays (at least B, H padded)
@@ -336,15 +337,15 @@ def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, 
         row that is not active keeps its value, so one that has not begun waits with its final state's and
         one that has left is done.
     """
-    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-                 active, offset, gate_offset, slot, carry, reverse)  # fmt: skip
+    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
+                 active, gate_offset, slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_rows, arguments)
 
 
 @inlined
 def _backward_units(number, arguments):
-    (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-     active, offset, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
+    (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
+     active, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
     parts, steps = cuts.size - 1, active.size
     done, part = number // parts, number % parts
     groups = states[0].shape[1] // lane_count(gates)
@@ -360,45 +361,51 @@ def _backward_units(number, arguments):
         t = done if reverse else steps - 1 - done
         _cell_backward_rows(
             weights, states, gates, dy, dy_column, has_dy, dstates, active[t], gate_offset[0, t],
-            slot[0, t + reverse], slot[0, t + 1 - reverse], offset[t], carry[0],
+            slot[0, t + reverse], slot[0, t + 1 - reverse], dy_offset[0, t], carry[0],
             first, stop, _turns_round(weights, gates, t),
         )  # fmt: skip
 
 
 @kernel
-def backward_by_units(team, cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-                      active, offset, gate_offset, slot, carry, reverse):  # fmt: skip
+def backward_by_units(team, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy,
+                      dstates, active, gate_offset, slot, carry, reverse):  # fmt: skip
     """`backward`, shared out by hidden units: `cuts` are between the panels of `recurrent_back`."""
-    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_column, has_dy, dstates,
-                 active, offset, gate_offset, slot, carry, reverse)  # fmt: skip
+    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
+                 active, gate_offset, slot, carry, reverse)  # fmt: skip
     fork_rounds(team, active.size + 1, cuts.size - 1, _backward_units, arguments)
 
 
 @inlined
 def _input_gradient_rows(part, arguments):
-    cuts, weights, input_back, dgates, start, start_stride, dx, active, offset, gate_offset = arguments
-    row_start, row_stop = cuts[part], cuts[part + 1]
+    (cuts, weights, input_back, dgates, start, start_stride, dx, dx_offset, dx_in_bands, active,
+     gate_offset) = arguments  # fmt: skip
+    parts = cuts.size - 1
     width = lane_count(dgates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, dx_stride = dgates.shape[1], dx.shape[1]
     groups, panel = gate_stride // (sum_count * width), PANEL_VECTORS * width
     k_run = product * width
-    all_rows = row_start == 0 and row_stop >= active[0]
-    for t in range(1 if all_rows else active.size):
-        first = offset[t] + row_start
-        rows = offset[active.size] if all_rows else min(row_stop, active[t]) - row_start
+    for t in range(1 if dx_in_bands else active.size):
+        if dx_in_bands:
+            # Row by row alike: any share of all rows will do.
+            total = gate_offset[-1, -1]
+            first = gate_row = total * part // parts
+            rows = total * (part + 1) // parts - first
+        else:
+            first, gate_row = dx_offset[part, t], gate_offset[part, t]
+            rows = min(cuts[part + 1], active[t]) - cuts[part]
         if rows <= 0:
             continue
         multiply(
             dx, first * dx_stride, dx_stride, start, first * start_stride, start_stride, panel, rows,
-            dgates, gate_offset[part, t] * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
+            dgates, gate_row * gate_stride, gate_stride, 1, groups, k_run, sum_count * width,
             input_back, 0, groups * k_run * panel, panel, panel // width, 0, dx_stride // width,
         )  # fmt: skip
 
 
 @kernel
-def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride, dx, active, offset,
-                    gate_offset):  # fmt: skip
+def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride, dx, dx_offset, dx_in_bands,
+                    active, gate_offset):  # fmt: skip
     """dx = start + dsums @ W_i.
 
     Parameters
@@ -411,8 +418,12 @@ def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride
         dx itself and its row stride to add to it, or a row of zeros and 0.
     dx : array (N, I padded)
         Out.
+    dx_offset, dx_in_bands
+        Where that of part p at step t begins; or each row of dx stands where its row of `dgates` does, and
+        of `cuts` only the number counts.
     """
-    arguments = (cuts, weights, input_back, dgates, start, start_stride, dx, active, offset, gate_offset)
+    arguments = (cuts, weights, input_back, dgates, start, start_stride, dx, dx_offset, dx_in_bands, active,
+                 gate_offset)  # fmt: skip
     fork(team, cuts.size - 1, _input_gradient_rows, arguments)
 
 

@@ -30,7 +30,7 @@ class Chain:
     def prepare(self, layout: Layout, x: np.ndarray, seed: int) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
         for i, run in enumerate(self.passes):
-            layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.training else None)
+            layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.draws else None)
         return layout, x
 
     def forward(self) -> None:

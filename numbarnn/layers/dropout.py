@@ -11,16 +11,19 @@ from numbarnn.layers.stateless import StatelessLayer
 class DropoutPass(Pass):
     layer: "Dropout"
 
+    @property
+    def draws(self):
+        return self.training and self.layer.rate > 0.0
+
     def prepare(self, layout, x, seed):
         self.begin(layout, layout.total * x.shape[1])
         self.x = x
-        self.drops = self.training and self.layer.rate > 0.0
-        self.y = self.buffers.matrix("y", *x.shape) if self.drops else x
-        self.seed = np.array([seed_of(seed)]) if self.drops else None
+        self.y = self.buffers.matrix("y", *x.shape) if self.draws else x
+        self.seed = np.array([seed_of(seed)]) if self.draws else None
         return layout, self.y
 
     def forward(self):
-        if self.drops:
+        if self.draws:
             self._drop(self.x, self.y)
 
     def _drop(self, x, y):
@@ -34,11 +37,11 @@ class DropoutPass(Pass):
 
     def prepare_backward(self, dy, need_dx):
         self.dy = dy
-        self.dx = self.buffers.matrix("dx", *dy.shape) if self.drops else dy
+        self.dx = self.buffers.matrix("dx", *dy.shape) if self.draws else dy
         return self.dx if need_dx else None
 
     def backward(self):
-        if self.drops:
+        if self.draws:
             self._drop(self.dy, self.dx)
 
 

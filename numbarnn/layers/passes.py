@@ -67,6 +67,11 @@ class Pass:
         self.training = training
         self.buffers = Buffers(layer.dtype)
 
+    @property
+    def draws(self) -> bool:
+        """Whether `prepare` needs a seed for random numbers."""
+        return False
+
     def begin(self, layout: Layout, operations: int) -> None:
         """Take a batch that costs this many multiplications and additions."""
         self.layout = layout

@@ -67,6 +67,10 @@ class RecurrentPass(Pass):
         self._begin(seed)
         return (layout, self.output[: layout.total]) if self.sequence else (layout.last, self.last)
 
+    @property
+    def draws(self):
+        return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
+
     def _has_room(self, layout, x):
         """Whether what was recorded holds for this batch. One of far fewer steps is better off by itself.
 
@@ -90,7 +94,7 @@ class RecurrentPass(Pass):
     def _begin(self, seed):
         """What differs from call to call."""
         layer = self.layer
-        if seed is not None and layer.dropout > 0.0:
+        if self.draws:
             self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
         layer.packed(self.training)
 
@@ -187,7 +191,7 @@ class RecurrentPass(Pass):
 
     def _drops(self, level):
         """Whether the outputs of a level go through dropout."""
-        return level < self.layer.num_layers - 1 and self.training and self.layer.dropout > 0.0
+        return self.draws and level < self.layer.num_layers - 1
 
     def _packed_inputs(self, x):
         bands = self.bands
@@ -357,14 +361,25 @@ class RecurrentPass(Pass):
     # ---- backward ----------------------------------------------------------------------------------------
 
     def prepare_backward(self, dy, need_dx):
-        if self.placed_backward != (_whereabouts(dy), need_dx):
-            self._place_backward(dy, need_dx)
+        self._ensure_placed_backward(dy, need_dx, in_bands=False)
         return self.dinputs[0][: self.layout.total] if need_dx else None
 
-    def _place_backward(self, dy, need_dx):
-        """Find room for everything that backward writes, and record it."""
+    def _ensure_placed_backward(self, dy, need_dx, in_bands):
+        wanted = _whereabouts(dy), need_dx, in_bands
+        if self.placed_backward != wanted:
+            self._place_backward(dy, need_dx, in_bands)
+            self.placed_backward, self.placed_form_backward = wanted, None
+
+    def _place_backward(self, dy, need_dx, in_bands):
+        """Find room for everything that backward writes, and record it.
+
+        `in_bands` says whether the gradients of the outputs and of the inputs, like those between levels,
+        stand in bands, or else in packed order.
+        """
         layer, bands, buffers = self.layer, self.bands, self.buffers
         self.dy = dy
+        self.outer_offset = bands.gate_offset if in_bands else bands.packed_offset
+        self.outer_in_bands = in_bands or bands.count == 1
         self.carries = [
             tuple(
                 buffers.matrix(("d" + name, k), bands.carry_count, self.units) for name in layer.cell.states
@@ -383,14 +398,16 @@ class RecurrentPass(Pass):
             self.backward_calls += self._backward_calls(level)
         clear_calls = [record(clear, carry) for carry in self.carries]
         self.backward_program = Program(clear_calls + self.backward_calls)
-        self.placed_backward, self.placed_form_backward = (_whereabouts(dy), need_dx), None
 
     def _backward_calls(self, level):
         layer = self.layer
         last = level == layer.num_layers - 1
         has_dy = self.sequence or not last
         dy = self.dy if last else self.dinputs[level + 1]
-        calls = [self._drop_packed_call(level, dy)] if self._drops(level) else []
+        bands = self.bands
+        calls = []
+        if self._drops(level):
+            calls.append(self._drop_call(level, dy, dy, bands.cuts, bands.gate_offset, bands.gate_offset))
         numbers = self._numbers(level)
         if not has_dy:
             for k in numbers:
@@ -409,8 +426,8 @@ class RecurrentPass(Pass):
         direction = k % layer.directions
         arguments = (
             packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy,
-            direction * layer.hidden_size, has_dy, self.carries[k],
-            bands.active, bands.offset, bands.gate_offset, bands.slot, bands.carry, direction == 1,
+            self.outer_offset if dy is self.dy else bands.gate_offset, direction * layer.hidden_size, has_dy,
+            self.carries[k], bands.active, bands.gate_offset, bands.slot, bands.carry, direction == 1,
         )  # fmt: skip
         if self.by_units:
             return record(scan.backward_by_units, self._unit_cuts(len(packed.recurrent_back)), *arguments)
@@ -420,11 +437,13 @@ class RecurrentPass(Pass):
         layer, bands, packed = self.layer, self.bands, self.packed[k]
         level, direction = divmod(k, layer.directions)
         dx = self.dinputs[level]
+        offset, in_bands = (bands.gate_offset, True) if level else (self.outer_offset, self.outer_in_bands)
         # The second direction adds to what the first one wrote.
         start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
         return record(
-            scan.input_gradients, bands.cuts, packed.weights, packed.input_back, self.gates[k], start,
-            stride, dx, bands.active, bands.offset, bands.gate_offset,
+            scan.input_gradients, self.cuts if in_bands else bands.cuts, packed.weights,
+            packed.input_back, self.gates[k], start,
+            stride, dx, offset, in_bands, bands.active, bands.gate_offset,
         )  # fmt: skip
 
     def _weight_gradients_call(self, k):
@@ -457,17 +476,18 @@ class RecurrentPass(Pass):
         inputs, unless it is None, and to those of the initial states (S, L * D, B, H); `dstate` and the
         result are as in `forward_on`."""
         need_dx = flat_dx is not None
-        dy = self.buffers.matrix("dy", self.layout.total, padded(self._width, self.layer.dtype))
-        self.prepare_backward(dy, need_dx)
+        bands = self.bands
+        dy = self.buffers.matrix("dy", bands.total_room, padded(self._width, self.layer.dtype))
+        self._ensure_placed_backward(dy, need_dx, in_bands=True)
         if self.placed_form_backward is not form:
             rows = self._rows_arguments(form, self._width)
-            calls = [self.record(read_rows, *rows, *self._packed_order(), dy)]
+            calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, dy)]
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(take_in_states, k, carry, self.bands.carry_rows))
             calls += self.backward_calls
             if need_dx:
                 rows = self._rows_arguments(form, self.layer.known_input_size)
-                calls.append(self.record(write_rows, *rows, *self._packed_order(), self.dinputs[0]))
+                calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, self.dinputs[0]))
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(hand_out_states, k, carry, self.bands.carry_rows))
             self.caller_backward_program = Program(calls)

@@ -22,6 +22,10 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_size = pytest.mark.parametrize("size", [1, 3, 16, 17, 40])
 
 
+def bands_of(layout, count):
+    return Bands(layout, layout.row_cuts(count), layout.row_cuts(1))
+
+
 class Exchange:
     """Read a flat matrix, then write it into another one, as a program of a few parts."""
 
@@ -34,7 +38,7 @@ class Exchange:
         self.ports = make_ports()
         arguments = (
             layout.row_cuts(parts), self.ports, size, FLAT_ROWS, STARTS, layout.order, layout.active,
-            layout.row_cuts(bands), Bands(layout, layout.row_cuts(bands)).gate_offset, self.packed,
+            layout.row_cuts(bands), bands_of(layout, bands).gate_offset, self.packed,
         )  # fmt: skip
         self.program = Program([record(read_rows, *arguments), record(write_rows, *arguments)])
 
@@ -113,5 +117,5 @@ def test_bands_hold_the_same_rows(bands, parts):
     np.testing.assert_array_equal(exchange.written[valid_rows()], flat[valid_rows()])
     packed = Exchange(17, "float32", parts)
     packed.run(flat)
-    order = Bands(Layout(LENGTHS), Layout(LENGTHS).row_cuts(bands)).gate_rows
+    order = bands_of(Layout(LENGTHS), bands).gate_rows
     np.testing.assert_array_equal(exchange.packed[order], packed.packed)

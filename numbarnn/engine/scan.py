@@ -428,21 +428,21 @@ def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride
 
 
 @inlined
-def _weight_gradient_groups(part, arguments):
-    (cuts, weights, x, x_rows, h, dgates, gate_offset, previous_rows, gate_rows, packed, input_map,
-     recurrent_map, gradients) = arguments  # fmt: skip
+def _weight_gradient_share(share, first_panel, stop_panel, weights, x, x_rows, h, dgates, share_offset,
+                           previous_rows, gate_rows, packed):  # fmt: skip
+    """The sums over one share of the steps, for a range of panels."""
     dinput, drecurrent, dbias = packed
-    block = groups_at_once(weights)
-    first_group = cuts[part] * block
-    stop_group = min(cuts[part + 1] * block, dgates.shape[1] // (slots(weights) * lane_count(dgates)))
+    width, block = lane_count(dgates), groups_at_once(weights)
+    sum_count, product = slots(weights), window(weights)
+    columns = dgates.shape[1]
+    first_group, stop_group = first_panel * block, min(stop_panel * block, columns // (sum_count * width))
     if first_group >= stop_group:
         return
-    width = lane_count(dgates)
-    sum_count, product = slots(weights), window(weights)
     x_stride, units = x.shape[1], h.shape[1]
     inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
-    total = gate_offset[-1, -1]
+    total = share_offset[share + 1]
     apart = sum_count - product
+    first_target = share * weights.input.shape[0]
     dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
     # Rows one vector apart from whole pages: columns are read from it, and rows a power of two apart would
     # fall into the same few places of the cache.
@@ -452,10 +452,12 @@ def _weight_gradient_groups(part, arguments):
     x_chunk_stride = x_stride + width
     k_stride = dsums.shape[1]
     panel_step = sum_count * width if apart else panel
-    _clear(dinput, drecurrent, dbias, first_group * product * width // panel,
-           -(-stop_group * product * width // panel), first_group * sum_count * width,
-           stop_group * sum_count * width)  # fmt: skip
-    for begin in range(0, total, WEIGHT_CHUNK_ROWS):
+    _clear(
+        dinput, drecurrent, dbias, first_target + first_group * product * width // panel,
+        first_target - (-stop_group * product * width // panel),
+        share * columns + first_group * sum_count * width, share * columns + stop_group * sum_count * width,
+    )  # fmt: skip
+    for begin in range(share_offset[share], total, WEIGHT_CHUNK_ROWS):
         rows = min(WEIGHT_CHUNK_ROWS, total - begin)
         for k in range(rows):
             for unit in range(0, units, width):
@@ -466,10 +468,10 @@ def _weight_gradient_groups(part, arguments):
             stop = min(first + block, stop_group)
             _copy_and_sum(
                 dgates, gate_rows[begin : begin + rows], first * sum_count * width,
-                stop * sum_count * width, dsums, dbias,
+                stop * sum_count * width, dsums, dbias, share * columns,
             )  # fmt: skip
             vectors = (stop - first) * product
-            target = first * product * width // panel
+            target = first_target + first * product * width // panel
             multiply(
                 dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
                 inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
@@ -480,38 +482,94 @@ def _weight_gradient_groups(part, arguments):
                 hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
                 dsums, apart * width, panel_step, k_stride, panel // width, 0, vectors,
             )  # fmt: skip
+
+
+@inlined
+def _weight_gradient_jobs(part, arguments):
+    (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, share_offset, previous_rows, gate_rows,
+     packed) = arguments  # fmt: skip
+    ranges = panel_cuts.size - 1
+    for job in range(job_cuts[part], job_cuts[part + 1]):
+        share, i = job // ranges, job % ranges
+        _weight_gradient_share(
+            share, panel_cuts[i], panel_cuts[i + 1], weights, x, x_rows, h, dgates, share_offset,
+            previous_rows, gate_rows, packed,
+        )  # fmt: skip
+
+
+@kernel
+def weight_gradients(team, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, share_offset, previous_rows,
+                     gate_rows, packed):  # fmt: skip
+    """Gradients of the parameters of one layer and direction, still packed and in shares.
+
+    The steps come in shares, each of which is summed by itself: a thread that went through the rows of a
+    share has them in its cache. Within a share, sums run over the steps in the order given. Neither depends
+    on the number of threads.
+
+    Parameters
+    ----------
+    team, job_cuts, panel_cuts
+        The threads, the cuts between their jobs, and those between ranges of panels. A job is one share and
+        one range of panels; those of a share follow one another.
+    x, h, dgates : arrays (at least N, at least I), (B + N, H padded), (N, G * H padded)
+        Inputs, all states and the gradient of the sums.
+    share_offset : int64 array (shares + 1,)
+        Share s is the steps from number ``share_offset[s]`` to ``share_offset[s + 1]``.
+    x_rows, previous_rows, gate_rows : int64 arrays (at least N,)
+        The row of `x` and the one of `h` that each step read, and its row in `dgates`.
+    packed : tuple of arrays
+        Out: the gradients in the form of the packed weights (input, recurrent, bias), share after share.
+    """
+    arguments = (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, share_offset, previous_rows, gate_rows,
+                 packed)  # fmt: skip
+    fork(team, job_cuts.size - 1, _weight_gradient_jobs, arguments)
+
+
+@inlined
+def _add_shares(values, size, first, stop):
+    """The elements from `first` to `stop` of the first `size` get what lies `size` and more behind them."""
+    for share_begin in range(size, values.size, size):
+        for i in range(first, stop, lane_count(values)):
+            store(values, i, load(values, i) + load(values, share_begin + i))
+
+
+@inlined
+def _collect_groups(part, arguments):
+    cuts, weights, packed, input_map, recurrent_map, gradients = arguments
+    dinput, drecurrent, dbias = packed
+    width, block = lane_count(dbias), groups_at_once(weights)
+    sum_count, product = slots(weights), window(weights)
+    columns, panel = weights.bias.size, dinput.shape[2]
+    first, stop = cuts[part] * block, min(cuts[part + 1] * block, columns // (sum_count * width))
+    if first >= stop:
+        return
+    first_panel, stop_panel = first * product * width // panel, -(-stop * product * width // panel)
+    for values in (dinput, drecurrent):
+        size = values.shape[1] * panel
+        _add_shares(values, weights.input.shape[0] * size, first_panel * size, stop_panel * size)
+    _add_shares(dbias, columns, first * sum_count * width, stop * sum_count * width)
     unpack_recurrent(
-        dinput, drecurrent, dbias, input_map, recurrent_map, sum_count, first_group, stop_group, gradients
+        dinput, drecurrent, dbias[:columns], input_map, recurrent_map, sum_count, first, stop, gradients
     )
 
 
 @kernel
-def weight_gradients(team, cuts, weights, x, x_rows, h, dgates, gate_offset, previous_rows, gate_rows, packed,
-                     input_map, recurrent_map, gradients):  # fmt: skip
-    """Gradients of the parameters of one layer and direction.
-
-    Sums run over the N valid steps in their order in memory, whatever the number of threads.
+def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gradients):
+    """Add up the shares of `weight_gradients`, and unpack them.
 
     Parameters
     ----------
     team, cuts
         The threads, and the cuts between the panels of one part and the next.
-    x, h, dgates : arrays (at least N, at least I), (B + N, H padded), (N, G * H padded)
-        Inputs, all states and the gradient of the sums.
-    gate_offset : int64 array (parts, T + 1)
-        The bands of `dgates`; the last of all is N.
-    x_rows, previous_rows, gate_rows : int64 arrays (at least N,)
-        The row of `x` and the one of `h` that each step read, and its row in `dgates`.
     packed : tuple of arrays
-        Room for the gradients in the form of the packed weights.
+        From `weight_gradients`.
     input_map, recurrent_map : int64 arrays
         The column maps of the packed weights.
     gradients : tuple of arrays
         weight_ih, weight_hh, bias_ih and bias_hh, out.
     """
-    arguments = (cuts, weights, x, x_rows, h, dgates, gate_offset, previous_rows, gate_rows, packed,
-                 input_map, recurrent_map, gradients)  # fmt: skip
-    fork(team, cuts.size - 1, _weight_gradient_groups, arguments)
+    arguments = (cuts, weights, packed, input_map, recurrent_map, gradients)
+    fork(team, cuts.size - 1, _collect_groups, arguments)
 
 
 @called
@@ -527,16 +585,16 @@ def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, sto
 
 
 @called
-def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias):
-    """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias`."""
+def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_place):
+    """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from a place on."""
     width = lane_count(dgates)
     for column in range(first_column, stop_column, width):
-        total = load(dbias, column)
+        total = load(dbias, bias_place + column)
         for k in range(rows.size):
             values = load(dgates, rows[k] * dgates.shape[1] + column)
             store(dsums, k * dsums.shape[1] + column - first_column, values)
             total = total + values
-        store(dbias, column, total)
+        store(dbias, bias_place + column, total)
 
 
 @inlined

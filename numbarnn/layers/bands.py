@@ -15,9 +15,9 @@ GAP_ROWS = 64  # between the bands of an array with one row a sequence
 
 
 @kernel
-def _place_bands(cuts, batch_active, lengths, active, offset, packed_offset, gate_offset, slot, next_slot,
-                 gate_rows, slot_rows, next_slot_rows, first_state_rows, last_state_rows, carry,
-                 carry_rows):  # fmt: skip
+def _place_bands(cuts, share_cuts, batch_active, lengths, active, offset, packed_offset, gate_offset, slot,
+                 next_slot, share_offset, packed_rows, gate_rows, slot_rows, next_slot_rows, first_state_rows,
+                 last_state_rows, carry, carry_rows):  # fmt: skip
     """Fill in the arrays of `Bands`, which names them."""
     steps = batch_active.size
     total = 0
@@ -44,13 +44,18 @@ def _place_bands(cuts, batch_active, lengths, active, offset, packed_offset, gat
             first_state_rows[b] = slot[band, 0] + b - first
             last_state_rows[b] = slot[band, lengths[b]] + b - first
     n = 0
-    for t in range(steps):
-        for band in range(cuts.size - 1):
-            for b in range(cuts[band], min(cuts[band + 1], active[t])):
-                gate_rows[n] = gate_offset[band, t] + b - cuts[band]
-                slot_rows[n] = slot[band, t] + b - cuts[band]
-                next_slot_rows[n] = slot[band, t + 1] + b - cuts[band]
-                n += 1
+    for share in range(share_cuts.size - 1):
+        share_offset[share] = n
+        for t in range(steps):
+            for band in range(cuts.size - 1):
+                first = max(cuts[band], share_cuts[share])
+                for b in range(first, min(cuts[band + 1], share_cuts[share + 1], active[t])):
+                    packed_rows[n] = offset[t] + b
+                    gate_rows[n] = gate_offset[band, t] + b - cuts[band]
+                    slot_rows[n] = slot[band, t] + b - cuts[band]
+                    next_slot_rows[n] = slot[band, t + 1] + b - cuts[band]
+                    n += 1
+    share_offset[share_cuts.size - 1] = n
 
 
 class Bands:
@@ -66,6 +71,8 @@ class Bands:
         The batch.
     cuts : int64 array (bands + 1,)
         Band p has the places from cut p to cut p + 1.
+    share_cuts : int64 array (shares + 1,)
+        The places of each share: weight gradients are summed share by share.
     steps_room, total_room : int, optional
         The largest T and N to have room for; by default those of the batch.
 
@@ -81,8 +88,6 @@ class Bands:
         Those of the layout.
     packed_offset : int64 array (bands, T)
         Where step t of band p begins in a matrix in packed order.
-    packed_rows : int64 array (N,)
-        The row of each step in packed order: 0, 1 and so on.
     gate_offset : int64 array (bands, T + 1)
         Step t of the first place of band p is row ``gate_offset[p, t]`` of a matrix of N rows; the last of
         all is the number of valid steps.
@@ -90,9 +95,11 @@ class Bands:
         Where slot s of band p begins in a matrix of B + N states; see ``engine/scan.py``.
     next_slot : int64 array (bands, T)
         `slot` without slot 0: where the outputs of each step stand, forward in time.
-    gate_rows, slot_rows, next_slot_rows : int64 arrays (N,)
-        For each step in packed order, its row among the gates, and those of its slots t and t + 1 among the
-        states.
+    share_offset : int64 array (shares + 1,)
+        How many steps the shares before each one have.
+    packed_rows, gate_rows, slot_rows, next_slot_rows : int64 arrays (N,)
+        For each step, share by share and each share by time, its row in packed order, its row among the
+        gates, and those of its slots t and t + 1 among the states.
     first_state_rows, last_state_rows : int64 arrays (B,)
         For each place, its rows in slot 0 and in the slot of its length.
     carry : int64 array (bands,)
@@ -101,7 +108,14 @@ class Bands:
         Each place's row in such a matrix.
     """
 
-    def __init__(self, layout: Layout, cuts: np.ndarray, steps_room: int = 0, total_room: int = 0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        cuts: np.ndarray,
+        share_cuts: np.ndarray,
+        steps_room: int = 0,
+        total_room: int = 0,
+    ) -> None:
         self.count = cuts.size - 1
         rows = layout.rows
         self.steps_room = steps = max(steps_room, layout.steps)
@@ -110,19 +124,20 @@ class Bands:
         self.active, self.offset = np.empty(steps, np.int64), np.empty(steps + 1, np.int64)
         self.gate_offset, self.slot = np.empty((2, self.count, steps + 1), np.int64)
         self.packed_offset, self.next_slot = np.empty((2, self.count, steps), np.int64)
-        self.packed_rows = np.arange(total)
-        self.gate_rows, self.slot_rows, self.next_slot_rows = np.empty((3, total), np.int64)
+        self.share_offset = np.empty(share_cuts.size, np.int64)
+        self.packed_rows, self.gate_rows, self.slot_rows, self.next_slot_rows = np.empty((4, total), np.int64)
         self.order, self.first_state_rows, self.last_state_rows, self.carry_rows = np.empty(
             (4, rows), np.int64
         )
         self.carry_count = rows + GAP_ROWS * (self.count - 1)
-        self.move_in(layout, cuts)
+        self.move_in(layout, cuts, share_cuts)
 
-    def move_in(self, layout: Layout, cuts: np.ndarray) -> None:
-        """Take a batch for which there is room, of as many rows, in as many bands."""
+    def move_in(self, layout: Layout, cuts: np.ndarray, share_cuts: np.ndarray) -> None:
+        """Take a batch for which there is room, of as many rows, in as many bands and shares."""
         self.cuts[:], self.order[:] = cuts, layout.order
         _place_bands(
-            self.cuts, layout.active, layout.lengths, self.active, self.offset, self.packed_offset,
-            self.gate_offset, self.slot, self.next_slot, self.gate_rows, self.slot_rows, self.next_slot_rows,
-            self.first_state_rows, self.last_state_rows, self.carry, self.carry_rows,
+            self.cuts, share_cuts, layout.active, layout.lengths, self.active, self.offset,
+            self.packed_offset, self.gate_offset, self.slot, self.next_slot, self.share_offset,
+            self.packed_rows, self.gate_rows, self.slot_rows, self.next_slot_rows, self.first_state_rows,
+            self.last_state_rows, self.carry, self.carry_rows,
         )  # fmt: skip

@@ -114,7 +114,7 @@ class RecurrentPass(Pass):
         self.layout, self.sharing = layout, self._sharing(layout)
         self.threads, self.by_directions, self.by_units = self.sharing
         self.cuts = layout.row_cuts(min(self.threads, layout.rows)).copy()
-        self.bands = Bands(layout, self._band_cuts(), steps_room, total_room)
+        self.bands = Bands(layout, self._band_cuts(), self._share_cuts(), steps_room, total_room)
         total = self.bands.total_room
         if self.training:
             kept_rows = total
@@ -144,7 +144,7 @@ class RecurrentPass(Pass):
         """Take a batch for which all that was recorded holds."""
         self.layout = layout
         self.cuts[:] = layout.row_cuts(self.cuts.size - 1)
-        self.bands.move_in(layout, self._band_cuts())
+        self.bands.move_in(layout, self._band_cuts(), self._share_cuts())
         self._clear_first_states()
         self.placed_form = None
 
@@ -158,6 +158,16 @@ class RecurrentPass(Pass):
 
     def _band_cuts(self):
         return self.layout.row_cuts(1) if self.by_directions or self.by_units else self.cuts
+
+    def _share_cuts(self):
+        """How weight gradients share out the rows. It must not depend on the threads: sums do.
+
+        With two shares two threads need not read what the other one wrote. Two directions have a thread
+        each, and of large weights a thread has a part of its own.
+        """
+        small = self.packed[0].weights.recurrent.nbytes <= WEIGHTS_BYTES_FOR_ALL_ROWS
+        two = self.layer.directions == 1 and small and self.layout.rows > 1
+        return self.layout.row_cuts(2 if two else 1)
 
     def _clear_first_states(self):
         """Zeros for initial states: other batches may have left something there."""
@@ -415,7 +425,7 @@ class RecurrentPass(Pass):
                 rows = self.bands.carry_rows
                 calls.append(record(add_to_state, self.carries[k][0], rows, dy, column, layer.hidden_size))
         calls += self._side_by_side(
-            [[self._scan_backward_call(k, dy, has_dy), self._weight_gradients_call(k)] for k in numbers]
+            [[self._scan_backward_call(k, dy, has_dy), *self._weight_gradients_calls(k)] for k in numbers]
         )
         if self.dinputs[level] is not None:
             calls += [self._input_gradients_call(k) for k in numbers]
@@ -446,27 +456,36 @@ class RecurrentPass(Pass):
             stride, dx, offset, in_bands, bands.active, bands.gate_offset,
         )  # fmt: skip
 
-    def _weight_gradients_call(self, k):
+    def _weight_gradients_calls(self, k):
         layer, bands, packed = self.layer, self.bands, self.packed[k]
         level, direction = divmod(k, layer.directions)
         inputs = self.inputs[level]
-        parts = 1 if self.by_directions else min(self.threads, packed.blocks)
-        return record(
-            scan.weight_gradients, even_cuts(packed.blocks, parts), packed.weights,
-            inputs.matrix, inputs.rows, self.states[k][0], self.gates[k], bands.gate_offset,
-            bands.next_slot_rows if direction else bands.slot_rows, bands.gate_rows,
-            self._packed_gradients(k),
-            packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
+        threads = 1 if self.by_directions else self.threads
+        shares = bands.share_offset.size - 1
+        ranges = min(-(-threads // shares), packed.blocks)
+        gradients = self._packed_gradients(k, shares)
+        sums = record(
+            scan.weight_gradients, even_cuts(shares * ranges, min(threads, shares * ranges)),
+            even_cuts(packed.blocks, ranges), packed.weights, inputs.matrix, inputs.rows, self.states[k][0],
+            self.gates[k], bands.share_offset, bands.next_slot_rows if direction else bands.slot_rows,
+            bands.gate_rows, gradients,
         )  # fmt: skip
+        collected = record(
+            scan.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)), packed.weights,
+            gradients, packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
+        )  # fmt: skip
+        return [sums, collected]
 
-    def _packed_gradients(self, k):
-        """Room for gradients in the form of the packed weights: input, recurrent, bias."""
+    def _packed_gradients(self, k, shares):
+        """Room for gradients in the form of the packed weights, share after share: input, recurrent, bias."""
         weights = self.packed[k].weights
         dinput, drecurrent = (
-            self.buffers.matrix((name, k), len(panels), panels[0].size).reshape(panels.shape)
+            self.buffers.matrix((name, k), shares * len(panels), panels[0].size).reshape(
+                -1, *panels.shape[1:]
+            )
             for name, panels in (("dinput", weights.input), ("drecurrent", weights.recurrent))
         )
-        return dinput, drecurrent, self.buffers.matrix(("dbias", k), 1, weights.bias.size)[0]
+        return dinput, drecurrent, self.buffers.matrix(("dbias", k), 1, shares * weights.bias.size)[0]
 
     def backward(self):
         self.backward_program.run()

@@ -23,12 +23,13 @@ import sys
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config, types
-from numba.extending import intrinsic, overload
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic
 
 from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
-from numbarnn.engine.compile_cache import STEP_OPTIONS, inlined, kernel
+from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.ownership import without_owners
-from numbarnn.engine.simd import element_pointer
 from numbarnn.engine.tile import SHARED
 
 # Words of the board, each on a cache line of its own.
@@ -82,30 +83,75 @@ def fork_rounds(team, rounds, parts, body, arguments):
         body(number, arguments)
 
 
-@overload(fork, jit_options=STEP_OPTIONS)
-def _overload_fork(team, parts, body, arguments):
-    def fork_and_join(team, parts, body, arguments):
-        if team.size > BOARD_WORDS:
-            team[RECORD_FUNCTION], team[RECORD_ADDRESS] = _write_down(body, arguments, team)
-            team[RECORD_PARTS], team[RECORD_ROUNDS] = parts, 1
-        else:
-            function, captured = _capture(body, arguments)
-            run_rounds(team, 1, parts, function, captured)
+class _ForkTemplate(AbstractTemplate):
+    """How a fork is typed. It is no overload: that would be a function around the body, and be compiled by
+    itself before it is compiled as a part of the kernel."""
 
-    return fork_and_join
+    def generic(self, args, kws):
+        team, *counts, body, arguments = args
+        _call_of(self.context, body, arguments)
+        return signature(types.none, team, *[types.intp] * len(counts), body, arguments)
 
 
-@overload(fork_rounds, jit_options=STEP_OPTIONS)
-def _overload_fork_rounds(team, rounds, parts, body, arguments):
-    def fork_and_join(team, rounds, parts, body, arguments):
-        if team.size > BOARD_WORDS:
-            team[RECORD_FUNCTION], team[RECORD_ADDRESS] = _write_down(body, arguments, team)
-            team[RECORD_PARTS], team[RECORD_ROUNDS] = parts, rounds
-        else:
-            function, captured = _capture(body, arguments)
-            run_rounds(team, rounds, parts, function, captured)
+@infer_global(fork)
+class _Fork(_ForkTemplate):
+    key = fork
 
-    return fork_and_join
+
+@infer_global(fork_rounds)
+class _ForkRounds(_ForkTemplate):
+    key = fork_rounds
+
+
+@lower_builtin(fork, types.VarArg(types.Any))
+def _lower_fork(context, builder, sig, args):
+    team, parts, _, arguments = args
+    one = ir.Constant(parts.type, 1)
+    return _emit_fork(context, builder, sig, team, one, parts, arguments)
+
+
+@lower_builtin(fork_rounds, types.VarArg(types.Any))
+def _lower_fork_rounds(context, builder, sig, args):
+    team, rounds, parts, _, arguments = args
+    return _emit_fork(context, builder, sig, team, rounds, parts, arguments)
+
+
+def _emit_fork(context, builder, sig, team, rounds, parts, arguments):
+    """Write the work down where the team is a record, else have it do the work."""
+    team_type, body, arguments_type = sig.args[0], sig.args[-2], sig.args[-1]
+    function = _part_function(context, builder.module, body, arguments_type)
+    word = rounds.type
+    words = context.make_array(team_type)(context, builder, team)
+    is_record = builder.icmp_signed(">", words.nitems, ir.Constant(word, BOARD_WORDS))
+    with builder.if_else(is_record) as (write_down, run):
+        with write_down:
+            size = context.get_abi_sizeof(context.get_value_type(arguments_type))
+            if size > (RECORD_WORDS - RECORD_ARGUMENTS) * WORD_BYTES:
+                raise ValueError(f"{body}: {size} bytes of arguments do not fit a record")
+            lasting = without_owners(context, builder, arguments_type, arguments)
+            place = builder.gep(words.data, [ir.Constant(word, RECORD_ARGUMENTS)])
+            builder.store(lasting, builder.bitcast(place, lasting.type.as_pointer()), align=WORD_BYTES)
+            said = {
+                RECORD_FUNCTION: builder.ptrtoint(function, word),
+                RECORD_ADDRESS: builder.ptrtoint(words.data, word),
+                RECORD_PARTS: parts,
+                RECORD_ROUNDS: rounds,
+            }
+            for number, value in said.items():
+                builder.store(value, builder.gep(words.data, [ir.Constant(word, number)]))
+        with run:
+            memory = cgutils.alloca_once_value(builder, arguments)
+            memory.align = WORD_BYTES
+            addresses = [builder.ptrtoint(pointer, word) for pointer in (function, memory)]
+            runner = context.typing_context.resolve_value_type(run_rounds)
+            call = runner.get_call_type(context.typing_context, (team_type, *[types.intp] * 4), {})
+            context.get_function(runner, call)(builder, (team, rounds, parts, *addresses))
+    return context.get_dummy_value()
+
+
+def _call_of(typing_context, body, arguments):
+    """The signature of a body's call."""
+    return body.get_call_type(typing_context, (types.intp, arguments), {})
 
 
 @inlined
@@ -190,49 +236,7 @@ def serve(team, own, idle_looks):
             _yield_processor()
 
 
-@intrinsic
-def _capture(typingctx, body, arguments):
-    """(address of a function of a part, address of its arguments), for `_call_part`.
-
-    The arguments lie on the stack of the function that this stands in.
-    """
-    call = body.get_call_type(typingctx, (types.intp, arguments), {})
-    pair = types.UniTuple(types.intp, 2)
-
-    def codegen(context, builder, sig, args):
-        function = _part_function(context, builder.module, body, call, arguments)
-        memory = cgutils.alloca_once_value(builder, args[1])
-        memory.align = WORD_BYTES
-        word = context.get_value_type(types.intp)
-        addresses = [builder.ptrtoint(pointer, word) for pointer in (function, memory)]
-        return context.make_tuple(builder, pair, addresses)
-
-    return pair(body, arguments), codegen
-
-
-@intrinsic
-def _write_down(typingctx, body, arguments, record):
-    """As `_capture`, with the arguments copied into a record; (address of the function, of the record)."""
-    call = body.get_call_type(typingctx, (types.intp, arguments), {})
-    pair = types.UniTuple(types.intp, 2)
-
-    def codegen(context, builder, sig, args):
-        size = context.get_abi_sizeof(context.get_value_type(arguments))
-        if size > (RECORD_WORDS - RECORD_ARGUMENTS) * WORD_BYTES:
-            raise ValueError(f"{body}: {size} bytes of arguments do not fit a record")
-        function = _part_function(context, builder.module, body, call, arguments)
-        word = context.get_value_type(types.intp)
-        first = element_pointer(context, builder, record, args[2], ir.Constant(word, 0))
-        memory = element_pointer(context, builder, record, args[2], ir.Constant(word, RECORD_ARGUMENTS))
-        lasting = without_owners(context, builder, arguments, args[1])
-        builder.store(lasting, builder.bitcast(memory, lasting.type.as_pointer()), align=WORD_BYTES)
-        addresses = [builder.ptrtoint(pointer, word) for pointer in (function, first)]
-        return context.make_tuple(builder, pair, addresses)
-
-    return pair(body, arguments, record), codegen
-
-
-def _part_function(context, module, body, call, arguments):
+def _part_function(context, module, body, arguments):
     """A function ``(part, address of arguments)`` in Numba's calling convention, around `body`."""
     kind = context.call_conv.get_function_type(types.none, (types.intp, types.intp))
     # One name, one function: see SHARED.
@@ -247,6 +251,7 @@ def _part_function(context, module, body, call, arguments):
     part, address = context.call_conv.get_arguments(function)
     value_type = context.get_value_type(arguments)
     value = builder.load(builder.inttoptr(address, value_type.as_pointer()), align=WORD_BYTES)
+    call = _call_of(context.typing_context, body, arguments)
     context.get_function(body, call)(builder, (part, value))
     context.call_conv.return_value(builder, context.get_dummy_value())
     return function
@@ -254,7 +259,8 @@ def _part_function(context, module, body, call, arguments):
 
 @intrinsic
 def _call_part(typingctx, function, captured, part):
-    """Call what `_capture` gave. Kernels raise nothing, so the status that comes back says nothing."""
+    """Call the function of a part, with the address of its arguments. Kernels raise nothing, so the status
+    that comes back says nothing."""
 
     def codegen(context, builder, sig, args):
         kind = context.call_conv.get_function_type(types.none, (types.intp, types.intp))

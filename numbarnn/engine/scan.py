@@ -428,21 +428,15 @@ def input_gradients(team, cuts, weights, input_back, dgates, start, start_stride
 
 
 @inlined
-def _weight_gradient_share(share, first_panel, stop_panel, weights, x, x_rows, h, dgates, share_offset,
-                           previous_rows, gate_rows, packed):  # fmt: skip
-    """The sums over one share of the steps, for a range of panels."""
+def _weight_gradient_jobs(part, arguments):
+    (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, share_offset, previous_rows, gate_rows,
+     packed) = arguments  # fmt: skip
     dinput, drecurrent, dbias = packed
-    width, block = lane_count(dgates), groups_at_once(weights)
+    width, block, ranges = lane_count(dgates), groups_at_once(weights), panel_cuts.size - 1
     sum_count, product = slots(weights), window(weights)
-    columns = dgates.shape[1]
-    first_group, stop_group = first_panel * block, min(stop_panel * block, columns // (sum_count * width))
-    if first_group >= stop_group:
-        return
-    x_stride, units = x.shape[1], h.shape[1]
+    columns, x_stride, units = dgates.shape[1], x.shape[1], h.shape[1]
     inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
-    total = share_offset[share + 1]
     apart = sum_count - product
-    first_target = share * weights.input.shape[0]
     dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
     # Rows one vector apart from whole pages: columns are read from it, and rows a power of two apart would
     # fall into the same few places of the cache.
@@ -452,49 +446,43 @@ def _weight_gradient_share(share, first_panel, stop_panel, weights, x, x_rows, h
     x_chunk_stride = x_stride + width
     k_stride = dsums.shape[1]
     panel_step = sum_count * width if apart else panel
-    _clear(
-        dinput, drecurrent, dbias, first_target + first_group * product * width // panel,
-        first_target - (-stop_group * product * width // panel),
-        share * columns + first_group * sum_count * width, share * columns + stop_group * sum_count * width,
-    )  # fmt: skip
-    for begin in range(share_offset[share], total, WEIGHT_CHUNK_ROWS):
-        rows = min(WEIGHT_CHUNK_ROWS, total - begin)
-        for k in range(rows):
-            for unit in range(0, units, width):
-                store(h_before, k * h_stride + unit, load(h, previous_rows[begin + k] * units + unit))
-            for column in range(0, x_stride, width):
-                store(x_chunk, k * x_chunk_stride + column, load(x, x_rows[begin + k] * x_stride + column))
-        for first in range(first_group, stop_group, block):
-            stop = min(first + block, stop_group)
-            _copy_and_sum(
-                dgates, gate_rows[begin : begin + rows], first * sum_count * width,
-                stop * sum_count * width, dsums, dbias, share * columns,
-            )  # fmt: skip
-            vectors = (stop - first) * product
-            target = first_target + first * product * width // panel
-            multiply(
-                dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
-                inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
-                dsums, 0, panel_step, k_stride, panel // width, 0, vectors,
-            )  # fmt: skip
-            multiply(
-                drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
-                hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
-                dsums, apart * width, panel_step, k_stride, panel // width, 0, vectors,
-            )  # fmt: skip
-
-
-@inlined
-def _weight_gradient_jobs(part, arguments):
-    (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, share_offset, previous_rows, gate_rows,
-     packed) = arguments  # fmt: skip
-    ranges = panel_cuts.size - 1
     for job in range(job_cuts[part], job_cuts[part + 1]):
         share, i = job // ranges, job % ranges
-        _weight_gradient_share(
-            share, panel_cuts[i], panel_cuts[i + 1], weights, x, x_rows, h, dgates, share_offset,
-            previous_rows, gate_rows, packed,
+        first_group = panel_cuts[i] * block
+        stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
+        share_panel, share_column = share * weights.input.shape[0], share * columns
+        _clear(
+            dinput, drecurrent, dbias, share_panel + first_group * product * width // panel,
+            share_panel + (stop_group * product * width + panel - 1) // panel,
+            share_column + first_group * sum_count * width, share_column + stop_group * sum_count * width,
         )  # fmt: skip
+        for begin in range(share_offset[share], share_offset[share + 1], WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, share_offset[share + 1] - begin)
+            for k in range(rows):
+                source, target = previous_rows[begin + k] * units, k * h_stride
+                for unit in range(0, units, width):
+                    store(h_before, target + unit, load(h, source + unit))
+                source, target = x_rows[begin + k] * x_stride, k * x_chunk_stride
+                for column in range(0, x_stride, width):
+                    store(x_chunk, target + column, load(x, source + column))
+            for first in range(first_group, stop_group, block):
+                stop = min(first + block, stop_group)
+                _copy_and_sum(
+                    dgates, gate_rows[begin : begin + rows], first * sum_count * width,
+                    stop * sum_count * width, dsums, dbias, share_column,
+                )  # fmt: skip
+                vectors = (stop - first) * product
+                target = share_panel + first * product * width // panel
+                multiply(
+                    dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
+                    inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
+                    dsums, 0, panel_step, k_stride, panel // width, 0, vectors,
+                )  # fmt: skip
+                multiply(
+                    drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
+                    hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
+                    dsums, apart * width, panel_step, k_stride, panel // width, 0, vectors,
+                )  # fmt: skip
 
 
 @kernel

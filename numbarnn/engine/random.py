@@ -10,6 +10,7 @@ import numpy as np
 
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
+from numbarnn.engine.simd import lane_count, load, select, store, zero_like
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
@@ -47,8 +48,9 @@ def _mix_integer(bits: int) -> int:
 def _drop_rows(part, arguments):
     cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active = arguments
     threshold = np.uint64(rate * 4294967296.0)
-    scale = x.dtype.type(1.0 / (1.0 - rate))
-    zero = x.dtype.type(0.0)
+    scale, zero = x.dtype.type(1.0 / (1.0 - rate)), x.dtype.type(0.0)
+    width, x_stride, y_stride = lane_count(x), x.shape[1], y.shape[1]
+    factors = np.zeros(x_stride, x.dtype)
     for band in range(band_cuts.size - 1):
         begin = band_cuts[band]
         for t in range(active.size):
@@ -57,7 +59,13 @@ def _drop_rows(part, arguments):
                 key = mix(mix(seed[0] + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
                 for j in range(size):
                     bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
-                    y[target + b, j] = x[source + b, j] * scale if bits >= threshold else zero
+                    factors[j] = scale if bits >= threshold else zero
+                # Apart from the loop above: LLVM would not make vectors of that where x is y itself, and
+                # one number at a time is a branch that nobody can foresee.
+                here, there = (source + b) * x_stride, (target + b) * y_stride
+                for j in range(0, size, width):
+                    factor, values = load(factors, j), load(x, here + j)
+                    store(y, there + j, select(factor > 0.0, values * factor, zero_like(values)))
 
 
 @kernel
@@ -66,7 +74,7 @@ def drop(team, cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, or
 
     The rows from ``band_cuts[p]`` to ``band_cuts[p + 1]`` stand from row ``x_offsets[p, t]`` of x on, and
     from ``y_offsets[p, t]`` of y; in packed order there is one band. The seed comes as an array of one
-    number, so that a recorded call can get a new one.
+    number, so that a recorded call can get a new one. Rows are whole vectors; y may be x.
     """
     arguments = (cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active)
     fork(team, cuts.size - 1, _drop_rows, arguments)

@@ -198,12 +198,14 @@ def read_steps(
     flat = array.reshape(rows * steps, *array.shape[2:])
     if lengths is None:
         return Steps(flat, full_form(rows, steps))
-    return Steps(flat, Form(False, True, np.arange(rows) * steps, _read_lengths(lengths, rows, steps), steps))
+    return Steps(flat, _padded_form(_read_lengths(lengths, rows, steps).tobytes(), steps))
 
 
 def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
+    if not tokens and _are_plain(x, dtype):
+        return Steps(np.concatenate(x), _list_form(tuple(map(len, x))))
     rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
     for i, row in enumerate(rows):
         if row.ndim != rank:
@@ -219,6 +221,24 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
         if row.size == 0:
             raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
     return Steps(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+
+
+def _are_plain(x: Any, dtype) -> bool:
+    """Whether all rows are (T, I) arrays of this dtype that only need to be put together: most are."""
+    features = x[0].shape[1:] if type(x[0]) is np.ndarray else ()
+    if len(features) != 1 or features[0] == 0:
+        return False
+    return all(
+        type(row) is np.ndarray and row.dtype == dtype and row.shape[1:] == features and len(row) > 0
+        for row in x
+    )
+
+
+@functools.lru_cache(maxsize=FORMS_KEPT)
+def _padded_form(lengths: bytes, steps: int) -> "Form":
+    """The form of an array whose rows have these lengths (the bytes of int64 numbers)."""
+    counts = np.frombuffer(lengths, np.int64).copy()  # read-only arrays are a type of their own to Numba
+    return Form(False, True, np.arange(counts.size) * steps, counts, steps)
 
 
 @functools.lru_cache(maxsize=FORMS_KEPT)

@@ -1,7 +1,8 @@
 """Peak memory of training: ``python -m benchmarks.comparison.memory MODULE CELL SHAPE THREADS``.
 
 In a fresh process each time: prints by how many MiB a few training steps raise the largest resident size over
-that after the import.
+that after the import. SciPy counts as not installed: neither library needs it, and it is here for JAX alone,
+but Numba loads it where it finds it.
 """
 
 import importlib
@@ -35,6 +36,7 @@ def training_memory(library: Library, cell: str, shape: str, threads: int) -> fl
 
 def main() -> None:
     module, cell, shape, threads = sys.argv[1:]
+    sys.modules["scipy"] = None  # type: ignore[assignment]
     use_cores(int(threads))
     peer = importlib.import_module(module)
     peer.use_threads(int(threads))

@@ -31,6 +31,38 @@ def _scratch(typingctx, size, like):
     return result(types.intp, like), codegen
 
 
+def turns():
+    """True at one call and False at the next, most of the time: for choices that only speed depends on.
+
+    The answer is kept on the stack, in the same place call after call. What a caller did there in between
+    decides, if it did anything: any answer will do.
+    """
+    return False
+
+
+@intrinsic
+def _turns(typingctx):
+    def codegen(context, builder, sig, args):
+        word = ir.IntType(8)
+        with builder.goto_entry_block():
+            memory = builder.alloca(word)  # cgutils would clear it
+        # For all that LLVM knows, this empty piece of assembly fills the memory and reads it.
+        kind = ir.FunctionType(ir.VoidType(), [memory.type])
+        touch = ir.InlineAsm(kind, "", "r,~{memory}", side_effect=True)
+        builder.call(touch, [memory])
+        answer = builder.and_(builder.load(memory), ir.Constant(word, 1))
+        builder.store(builder.xor(answer, ir.Constant(word, 1)), memory)
+        builder.call(touch, [memory])
+        return builder.trunc(answer, ir.IntType(1))
+
+    return types.boolean(), codegen
+
+
+@overload(turns, inline="always")
+def _overload_turns():
+    return lambda: _turns()
+
+
 # Inlined before it is compiled: the memory must belong to the frame of the function that asks for it.
 @overload(scratch, inline="always")
 def _overload_scratch(size, like):

@@ -5,9 +5,9 @@ from numba.extending import overload
 from numbarnn.cells import cell_forward, load_sums, panel_vectors, slots, window
 from numbarnn.engine.compile_cache import STEP_OPTIONS
 from numbarnn.engine.matmul import multiply_row
-from numbarnn.engine.scan import groups_at_once
+from numbarnn.engine.scan import SMALL_WEIGHTS_BYTES, groups_at_once
 from numbarnn.engine.simd import lane_count, load, load_each, load_part, store, store_each, store_part
-from numbarnn.engine.stack import scratch
+from numbarnn.engine.stack import scratch, turns
 
 
 def advance(weights, x, states):
@@ -22,7 +22,11 @@ def advance(weights, x, states):
     block = groups_at_once(weights)
     sums = scratch(total, weights.bias)
     new_h = scratch(groups * width, weights.bias)
-    for first in range(0, groups, block):
+    blocks = -(-groups // block)
+    # As in scan.py: what the step before read last is still there.
+    backwards = weights.recurrent.nbytes > SMALL_WEIGHTS_BYTES and turns()
+    for i in range(blocks):
+        first = (blocks - 1 - i if backwards else i) * block
         stop = min(first + block, groups)
         for group in range(first, stop):
             for slot in range(product, sum_count):  # what the recurrent product alone fills

@@ -225,11 +225,13 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
 
 def _are_plain(x: Any, dtype) -> bool:
     """Whether all rows are (T, I) arrays of this dtype that only need to be put together: most are."""
-    features = x[0].shape[1:] if type(x[0]) is np.ndarray else ()
-    if len(features) != 1 or features[0] == 0:
-        return False
+    features = x[0].shape[1:] if type(x[0]) is np.ndarray else None
     return all(
-        type(row) is np.ndarray and row.dtype == dtype and row.shape[1:] == features and len(row) > 0
+        type(row) is np.ndarray
+        and row.dtype == dtype
+        and row.ndim == 2
+        and row.shape[1:] == features
+        and row.size > 0
         for row in x
     )
 

@@ -4,9 +4,10 @@ from numbarnn.cells.contract import Cell
 from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
 from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pack_recurrent_back, panels_for
 from numbarnn.engine.program import Call, record
-from numbarnn.engine.threads import even_cuts, get_num_threads
+from numbarnn.engine.threads import even_cuts
 
 PACKED_NUMBERS_WORTH_A_THREAD = 100_000
+PACKED_NUMBERS_WORTH_A_FORK = 40_000
 
 
 class PackedDirection:
@@ -29,10 +30,10 @@ class PackedDirection:
         groups_at_once = max(1, vectors // cell.slots)
         self.blocks = -(-self.groups // groups_at_once)
 
-    def pack_calls(self, parameters, with_back: bool) -> list[Call]:
+    def pack_calls(self, parameters, with_back: bool, threads: int) -> list[Call]:
         """What packs the weights that forward reads and, if wanted, those that backward reads."""
         numbers = sum(array.size for array in parameters)
-        parts = max(1, min(get_num_threads(), numbers // PACKED_NUMBERS_WORTH_A_THREAD))
+        parts = max(1, min(threads, numbers // PACKED_NUMBERS_WORTH_A_THREAD))
         cell, maps = self.cell, (self.input_map, self.recurrent_map)
         calls = [
             record(

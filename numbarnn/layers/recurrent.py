@@ -8,10 +8,11 @@ from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program
+from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
+from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
-from numbarnn.layers.packed_direction import PackedDirection
+from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, PackedDirection
 from numbarnn.layers.recurrent_pass import RecurrentPass
 from numbarnn.sequences import (
     Steps,
@@ -122,16 +123,7 @@ class Recurrent(Layer):
             PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
             for values in self.direction_values
         ]
-        self._packing_programs = {
-            with_back: Program(
-                [
-                    call
-                    for packed, values in zip(self._packed, self.direction_values, strict=True)
-                    for call in packed.pack_calls(values, with_back)
-                ]
-            )
-            for with_back in (False, True)
-        }
+        self._packing_programs: dict[tuple[bool, int], Program] = {}
         self._packed_version = {True: -1, False: -1}
 
     def _by_direction(self, arrays):
@@ -150,9 +142,24 @@ class Recurrent(Layer):
         if self._packed_version[with_back] != self.version:
             with self._packing:
                 if self._packed_version[with_back] != self.version:
-                    self._packing_programs[with_back].run()
+                    self._packing_program(with_back, get_num_threads()).run()
                     self._packed_version[with_back] = self._packed_version[False] = self.version
         return self._packed
+
+    def _packing_program(self, with_back, threads):
+        program = self._packing_programs.get((with_back, threads))
+        if program is None:
+            chains = [
+                packed.pack_calls(values, with_back, threads)
+                for packed, values in zip(self._packed, self.direction_values, strict=True)
+            ]
+            # A thread that packs the weights of a direction has them in its cache when it runs it.
+            if 1 < threads <= len(chains) and self.flat_values.size >= PACKED_NUMBERS_WORTH_A_FORK:
+                calls = [record_together(chains)]
+            else:
+                calls = [call for chain in chains for call in chain]
+            program = self._packing_programs[with_back, threads] = Program(calls)
+        return program
 
     def zeros_for(self, width: int) -> np.ndarray:
         """A row of zeros for sums to start from."""

@@ -6,6 +6,8 @@ small layer. So what a pass alone sees is kept in *bands*, one for each thread: 
 rows in packed order, apart from all others.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from numbarnn.engine.compile_cache import kernel
@@ -29,12 +31,14 @@ def _place_bands(cuts, share_cuts, batch_active, lengths, active, offset, packed
     begin = 0
     for band in range(cuts.size - 1):
         first, count = cuts[band], cuts[band + 1] - cuts[band]
+        # The last band's slot 0 has the places that are left over too.
+        behind = (first_state_rows.size if band == cuts.size - 2 else cuts[band + 1]) + begin
         slot[band, 0] = begin + first
         done = 0
         for t in range(active.size):
             packed_offset[band, t] = offset[t] + first
             gate_offset[band, t] = begin + done
-            slot[band, t + 1] = next_slot[band, t] = begin + first + count + done
+            slot[band, t + 1] = next_slot[band, t] = behind + done
             done += min(max(active[t] - first, 0), count)
         gate_offset[band, active.size] = begin + done
         begin += done
@@ -58,12 +62,23 @@ def _place_bands(cuts, share_cuts, batch_active, lengths, active, offset, packed
     share_offset[share_cuts.size - 1] = n
 
 
+class Room(NamedTuple):
+    """The largest batch that arrays are made for."""
+
+    rows: int
+    steps: int
+    total: int
+
+
+NO_ROOM = Room(0, 0, 0)
+
+
 class Bands:
     """The bands of a batch, and what kernels read of its layout.
 
-    The arrays have room for more steps than the batch has: another batch of as many rows can move in, and
-    what was recorded with these arrays (see ``engine/program.py``) holds for that one. No row is active at
-    the steps that are left over.
+    The arrays have room for more rows and steps than the batch has: another batch can move in, and what was
+    recorded with these arrays (see ``engine/program.py``) holds for that one. No row is active at the steps
+    that are left over.
 
     Parameters
     ----------
@@ -73,15 +88,15 @@ class Bands:
         Band p has the places from cut p to cut p + 1.
     share_cuts : int64 array (shares + 1,)
         The places of each share: weight gradients are summed share by share.
-    steps_room, total_room : int, optional
-        The largest T and N to have room for; by default those of the batch.
+    room : Room, optional
+        The largest sizes to have room for; by default those of the batch.
 
     Attributes
     ----------
     count : int
         How many bands there are.
-    steps_room, total_room : int
-        Below as T and N, where shapes are meant.
+    room : Room
+        Below as B, T and N, where shapes are meant.
     cuts : int64 array (bands + 1,)
         The cuts of the batch that is in.
     active, offset, order : int64 arrays (T,), (T + 1,), (B,)
@@ -113,13 +128,12 @@ class Bands:
         layout: Layout,
         cuts: np.ndarray,
         share_cuts: np.ndarray,
-        steps_room: int = 0,
-        total_room: int = 0,
+        room: Room = NO_ROOM,
     ) -> None:
         self.count = cuts.size - 1
-        rows = layout.rows
-        self.steps_room = steps = max(steps_room, layout.steps)
-        self.total_room = total = max(total_room, layout.total)
+        sizes = zip(room, (layout.rows, layout.steps, layout.total), strict=True)
+        self.room = Room(*(max(pair) for pair in sizes))
+        rows, steps, total = self.room
         self.cuts, self.carry = np.empty(self.count + 1, np.int64), np.empty(self.count, np.int64)
         self.active, self.offset = np.empty(steps, np.int64), np.empty(steps + 1, np.int64)
         self.gate_offset, self.slot = np.empty((2, self.count, steps + 1), np.int64)
@@ -133,8 +147,8 @@ class Bands:
         self.move_in(layout, cuts, share_cuts)
 
     def move_in(self, layout: Layout, cuts: np.ndarray, share_cuts: np.ndarray) -> None:
-        """Take a batch for which there is room, of as many rows, in as many bands and shares."""
-        self.cuts[:], self.order[:] = cuts, layout.order
+        """Take a batch for which there is room, in as many bands and shares."""
+        self.cuts[:], self.order[: layout.rows] = cuts, layout.order
         _place_bands(
             self.cuts, share_cuts, layout.active, layout.lengths, self.active, self.offset,
             self.packed_offset, self.gate_offset, self.slot, self.next_slot, self.share_offset,

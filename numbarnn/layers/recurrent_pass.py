@@ -12,7 +12,7 @@ from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
-from numbarnn.layers.bands import Bands
+from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
 
 # Recurrent weights that a core's second-level cache holds beside all else: each thread reads all of them for
@@ -79,17 +79,16 @@ class RecurrentPass(Pass):
         return (
             self.placed == _whereabouts(x)
             and self.recorded_threads == get_num_threads()
-            and (
-                layout is self.layout
-                or (
-                    not config.DISABLE_JIT
-                    and layout.rows == self.layout.rows
-                    and layout.total <= self.bands.total_room
-                    and layout.steps <= self.bands.steps_room <= MOST_STEPS_ROOM * layout.steps
-                    and self._sharing(layout) == self.sharing
-                )
-            )
+            and (layout is self.layout or (self._has_room_for_sizes(layout) and not config.DISABLE_JIT))
         )
+
+    def _has_room_for_sizes(self, layout):
+        room = self.bands.room
+        # Without sequences what is recorded reads and writes as many final states as there were rows.
+        enough_rows = layout.rows <= room.rows if self.sequence else layout.rows == room.rows
+        enough_steps = layout.steps <= room.steps <= MOST_STEPS_ROOM * layout.steps
+        enough = enough_rows and enough_steps and layout.total <= room.total
+        return enough and self._sharing(layout) == self.sharing
 
     def _begin(self, seed):
         """What differs from call to call."""
@@ -107,25 +106,23 @@ class RecurrentPass(Pass):
         self.packed = layer.packed(self.training)
         self.sequence = sequence
         self.units = padded(layer.hidden_size, layer.dtype)
-        steps_room = total_room = 0
+        room = NO_ROOM
         follows_a_batch = x is not None and self.placed is not None
-        if follows_a_batch and self.bands.steps_room <= MOST_STEPS_ROOM * layout.steps:
-            steps_room, total_room = self.bands.steps_room, self.bands.total_room
+        if follows_a_batch and self.bands.room.steps <= MOST_STEPS_ROOM * layout.steps:
+            room = self.bands.room if sequence else self.bands.room._replace(rows=0)
         self.layout, self.sharing = layout, self._sharing(layout)
-        self.threads, self.by_directions, self.by_units = self.sharing
+        self.threads, self.by_directions, self.by_units, self.shares = self.sharing
         self.cuts = layout.row_cuts(min(self.threads, layout.rows)).copy()
-        self.bands = Bands(layout, self._band_cuts(), self._share_cuts(), steps_room, total_room)
-        total = self.bands.total_room
+        self.bands = Bands(layout, self._band_cuts(), layout.row_cuts(self.shares), room)
+        rows, _, total = self.bands.room
         if self.training:
             kept_rows = total
         else:
-            kept_rows = layout.rows if self.by_units else 0
+            kept_rows = rows if self.by_units else 0
         self.states = []
         self.gates = []
         for k in range(self.count):
-            states = tuple(
-                buffers.matrix((name, k), layout.rows + total, self.units) for name in layer.cell.states
-            )
+            states = tuple(buffers.matrix((name, k), rows + total, self.units) for name in layer.cell.states)
             self.states.append(states)
             self.gates.append(buffers.matrix(("gates", k), kept_rows, layer.cell.slots * self.units))
         self._clear_first_states()
@@ -134,7 +131,7 @@ class RecurrentPass(Pass):
         if sequence:
             self.output = self._output_matrix(layer.num_layers - 1)
         else:
-            self.last = buffers.matrix("last", layout.rows, padded(self._width, layer.dtype))
+            self.last = buffers.matrix("last", rows, padded(self._width, layer.dtype))
         self.forward_calls = self._forward_calls()
         self.forward_program = Program(self.forward_calls + self._last_calls())
         self.placed, self.recorded_threads = _whereabouts(x), get_num_threads()
@@ -144,36 +141,37 @@ class RecurrentPass(Pass):
         """Take a batch for which all that was recorded holds."""
         self.layout = layout
         self.cuts[:] = layout.row_cuts(self.cuts.size - 1)
-        self.bands.move_in(layout, self._band_cuts(), self._share_cuts())
+        self.bands.move_in(layout, self._band_cuts(), layout.row_cuts(self.shares))
         self._clear_first_states()
         self.placed_form = None
 
     def _sharing(self, layout):
-        """How threads share the work: how many there are, whether by directions, whether by hidden units.
-        If neither, they share the rows."""
+        """How threads share the work: how many there are, whether by directions, whether by hidden units (if
+        neither, they share the rows), and in how many shares weight gradients are summed."""
         threads = self.threads_for(2 * layout.total * self.layer.flat_values.size)
         # Two directions on two threads share nothing; the rows of one do, in the lines of the caches.
         by_directions = self.layer.directions == 2 and threads == 2
-        return threads, by_directions, not by_directions and self._works_by_units(layout, threads)
+        by_units = not by_directions and self._works_by_units(layout, threads)
+        return threads, by_directions, by_units, self._shares(layout)
 
     def _band_cuts(self):
         return self.layout.row_cuts(1) if self.by_directions or self.by_units else self.cuts
 
-    def _share_cuts(self):
-        """How weight gradients share out the rows. It must not depend on the threads: sums do.
+    def _shares(self, layout):
+        """Shares of the rows that weight gradients are summed in. Their number must not depend on the
+        threads: sums do.
 
         With two shares two threads need not read what the other one wrote. Two directions have a thread
         each, and of large weights a thread has a part of its own.
         """
         small = self.packed[0].weights.recurrent.nbytes <= WEIGHTS_BYTES_FOR_ALL_ROWS
-        two = self.layer.directions == 1 and small and self.layout.rows > 1
-        return self.layout.row_cuts(2 if two else 1)
+        return 2 if self.layer.directions == 1 and small and layout.rows > 1 else 1
 
     def _clear_first_states(self):
         """Zeros for initial states: other batches may have left something there."""
         for k, states in enumerate(self.states):
             for state in states:
-                state[self._first_rows(k)] = 0.0
+                state[self._first_rows(k)[: self.layout.rows]] = 0.0
 
     def _works_by_units(self, layout, threads):
         recurrent = self.packed[0].weights.recurrent
@@ -209,7 +207,7 @@ class RecurrentPass(Pass):
 
     def _own_inputs(self):
         layer, bands = self.layer, self.bands
-        x = self.buffers.matrix("x", bands.total_room, padded(layer.known_input_size, layer.dtype))
+        x = self.buffers.matrix("x", bands.room.total, padded(layer.known_input_size, layer.dtype))
         return Inputs(x, bands.gate_offset, True, bands.gate_rows)
 
     def _inputs_from(self, level):
@@ -218,7 +216,7 @@ class RecurrentPass(Pass):
         if self.layer.directions == 2:
             return self._packed_inputs(self._output_matrix(level))
         if self._drops(level):
-            left = self.buffers.matrix(("output", level), bands.total_room, self.units)
+            left = self.buffers.matrix(("output", level), bands.room.total, self.units)
             return Inputs(left, bands.gate_offset, True, bands.gate_rows)
         return Inputs(self.states[level][0], bands.next_slot, True, bands.next_slot_rows)
 
@@ -226,9 +224,9 @@ class RecurrentPass(Pass):
         """Outputs of a level in packed order; those of one direction and band stand so by themselves."""
         layer = self.layer
         if self._stands_packed():
-            return self.states[level][0][self.layout.rows :]
+            return self.states[level][0][self.bands.room.rows :]
         columns = padded(self._width, layer.dtype)
-        return self.buffers.matrix(("output", level), self.bands.total_room, columns)
+        return self.buffers.matrix(("output", level), self.bands.room.total, columns)
 
     def _stands_packed(self):
         return self.layer.directions == 1 and self.bands.count == 1
@@ -402,7 +400,7 @@ class RecurrentPass(Pass):
         for level in range(layer.num_layers):
             columns = padded(layer.known_input_size if level == 0 else self._width, layer.dtype)
             wanted = level > 0 or need_dx
-            self.dinputs.append(buffers.matrix(("dx", level), bands.total_room, columns) if wanted else None)
+            self.dinputs.append(buffers.matrix(("dx", level), bands.room.total, columns) if wanted else None)
         self.backward_calls = []
         for level in reversed(range(layer.num_layers)):
             self.backward_calls += self._backward_calls(level)
@@ -461,7 +459,7 @@ class RecurrentPass(Pass):
         level, direction = divmod(k, layer.directions)
         inputs = self.inputs[level]
         threads = 1 if self.by_directions else self.threads
-        shares = bands.share_offset.size - 1
+        shares = self.shares
         ranges = min(-(-threads // shares), packed.blocks)
         gradients = self._packed_gradients(k, shares)
         sums = record(
@@ -496,7 +494,7 @@ class RecurrentPass(Pass):
         result are as in `forward_on`."""
         need_dx = flat_dx is not None
         bands = self.bands
-        dy = self.buffers.matrix("dy", bands.total_room, padded(self._width, self.layer.dtype))
+        dy = self.buffers.matrix("dy", bands.room.total, padded(self._width, self.layer.dtype))
         self._ensure_placed_backward(dy, need_dx, in_bands=True)
         if self.placed_form_backward is not form:
             rows = self._rows_arguments(form, self._width)

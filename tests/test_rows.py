@@ -119,3 +119,14 @@ def test_bands_hold_the_same_rows(bands, parts):
     packed.run(flat)
     order = bands_of(Layout(LENGTHS), bands).gate_rows
     np.testing.assert_array_equal(exchange.packed[order], packed.packed)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_rows_are_cut_where_the_shares_are_even(parts):
+    np.testing.assert_array_equal(Layout(np.full(30, 7)).row_cuts(parts), 30 * np.arange(parts + 1) // parts)
+    layout = Layout(np.random.default_rng(parts).integers(1, 50, 40))
+    cuts = layout.row_cuts(parts)
+    assert cuts[0] == 0 and cuts[-1] == layout.rows
+    before = np.concatenate([[0], np.cumsum(layout.lengths)])
+    wanted = layout.total * np.arange(parts + 1) / parts
+    assert np.all(np.abs(before[cuts] - wanted) <= layout.lengths.max() / 2)

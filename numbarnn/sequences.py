@@ -205,7 +205,8 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
     if not tokens and _are_plain(x, dtype):
-        return Steps(np.concatenate(x), _list_form(tuple(map(len, x))))
+        # Of rows in Fortran's order NumPy makes a matrix in that order.
+        return Steps(np.ascontiguousarray(np.concatenate(x)), _list_form(tuple(map(len, x))))
     rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
     for i, row in enumerate(rows):
         if row.ndim != rank:

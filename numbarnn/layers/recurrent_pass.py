@@ -42,7 +42,7 @@ class RecurrentPass(Pass):
 
     States, gates and gradients of layer l and direction d stand under the index ``k = l * D + d``.
 
-    Everything is recorded as a program. A batch that finds its place (as many rows, no more steps than there
+    Everything is recorded as a program. A batch that finds its place (no more rows and steps than there
     is room for, matrices where they were) moves in, and a pass is a single call into compiled code.
     """
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import LAYERS
+from conftest import LAYERS, assert_same, make_layer, random_problem, run_layer
 from numba.core import config
 
 import numbarnn
 from numbarnn.engine.host import padded
 from numbarnn.layers.chain import Chain
+from numbarnn.layers import passes, recurrent_pass
 from numbarnn.layers.passes import Buffers
 from numbarnn.layers.recurrent_pass import RecurrentPass
 from numbarnn.sequences import Layout
@@ -16,10 +17,10 @@ INPUTS, ROWS, LONGEST, BATCHES = 5, 6, 30, 15
 
 
 @pytest.fixture
-def two_threads():
+def use_threads():
+    """`set_num_threads`, undone afterwards."""
     before = numbarnn.get_num_threads()
-    numbarnn.set_num_threads(2)
-    yield
+    yield numbarnn.set_num_threads
     numbarnn.set_num_threads(before)
 
 
@@ -70,8 +71,9 @@ def ragged(seed):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("hidden_size", [7, 130])
-def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size, two_threads, count_calls):
+def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size, use_threads, count_calls):
     """130 hidden units are work for two threads: by rows, or by directions."""
+    use_threads(2)
     name, options = LAYERS[cell]
     layer_class = getattr(numbarnn, name)
     options = {"bidirectional": bidirectional, "dtype": "float64", **options}
@@ -115,3 +117,24 @@ def test_batch_that_does_not_fit_gets_a_place_of_its_own(return_sequences, count
     assert placed_anew([8, 9, 1]) == without_code
     assert placed_anew([5, 5, 5]) == without_code
     assert placed_anew([7, 2]) == (without_code or not return_sequences)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_that_share_out_hidden_units(cell, bidirectional, ragged, dtype, use_threads, monkeypatch):
+    monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(recurrent_pass, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
+    monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_MEETING", 0)
+    problem = random_problem(
+        cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
+    )
+    use_threads(1)
+    expected = run_layer(make_layer(problem), problem)
+    for threads in (2, 3):
+        use_threads(threads)
+        layer = make_layer(problem)
+        assert_same(run_layer(layer, problem), expected)
+        (run,) = layer._spare[True]
+        assert run.by_units != (bidirectional and threads == 2)  # then they share out the directions

@@ -15,9 +15,10 @@ from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
 
-# Recurrent weights that a core's second-level cache holds beside all else: each thread reads all of them for
-# its rows. Of larger ones each thread takes a share, for all rows, and meets the others at every step.
-WEIGHTS_BYTES_FOR_ALL_ROWS = 384 * 1024
+# Up to so many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
+# thread takes a share, for all rows, and meets the others at every step. With 1 MB the two were level, until
+# cores stood far apart: then threads that meet took 1.15 times as long.
+WEIGHTS_BYTES_FOR_ALL_ROWS = 1536 * 1024
 OPERATIONS_WORTH_A_MEETING = 1_000_000
 # A batch goes where there is room for at most so many times its steps: kernels walk over all of them.
 MOST_STEPS_ROOM = 2

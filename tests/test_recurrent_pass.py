@@ -1,4 +1,4 @@
-"""Batches that move into the place of others: the numbers are those of a pass of their own."""
+"""How a pass is placed: batches that move in, and threads that share out hidden units, change no number."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from numba.core import config
 
 import numbarnn
 from numbarnn.engine.host import padded
-from numbarnn.layers.chain import Chain
 from numbarnn.layers import passes, recurrent_pass
+from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.layers.recurrent_pass import RecurrentPass
 from numbarnn.sequences import Layout

@@ -1,9 +1,12 @@
-"""What the tests share: random problems, the layer of a problem, and one tolerance table."""
+"""What the tests share: random problems, the layer of a problem, one tolerance table, and threads to set."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from reference import CELLS, Results, parameter_names
+
+import numbarnn
 
 # The largest error allowed in an array, relative to the largest magnitude in that array.
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
@@ -72,8 +75,6 @@ def random_problem(
 
 def make_layer(problem, **options):
     """The numbarnn layer of a problem, with its parameters set."""
-    import numbarnn
-
     layer_class, cell_options = LAYERS[problem.cell]
     layer = getattr(numbarnn, layer_class)(
         problem.parameters["weight_hh_l0"].shape[1],
@@ -137,3 +138,11 @@ def assert_same(actual, expected):
         wanted = expected[name]
         assert (array.dtype, array.shape) == (wanted.dtype, wanted.shape), name
         assert array.tobytes() == wanted.tobytes(), f"{name} differs"
+
+
+@pytest.fixture
+def set_threads():
+    """`set_num_threads`, undone afterwards."""
+    before = numbarnn.get_num_threads()
+    yield numbarnn.set_num_threads
+    numbarnn.set_num_threads(before)

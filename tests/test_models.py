@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import TOLERANCE, assert_close, assert_same
 
-import numbarnn
 from numbarnn import (
     GRU,
     LSTM,
@@ -59,14 +58,6 @@ def cross_entropy(logits, labels):
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -log_softmax[np.arange(len(labels)), labels], logits.argmax(axis=1) == labels
-
-
-@pytest.fixture
-def threads():
-    """`set_num_threads`, undone afterwards."""
-    before = numbarnn.get_num_threads()
-    yield numbarnn.set_num_threads
-    numbarnn.set_num_threads(before)
 
 
 # ---- problems that can be learned ------------------------------------------------------------------------
@@ -330,10 +321,10 @@ def large_fit(**options):
     return model.parameters, {name: np.array(values) for name, values in history.items()}
 
 
-def test_seed_fixes_every_bit_whatever_the_threads(threads):
+def test_seed_fixes_every_bit_whatever_the_threads(set_threads):
     results = []
     for count in (1, 2, 5, 1):
-        threads(count)
+        set_threads(count)
         results.append(large_fit(seed=3))
     for result in results[1:]:
         assert_same(result, results[0])

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-import numbarnn
 from numbarnn.training import clipping, optimizers, schedules
 from numbarnn.training.clipping import Clipping, clipping_of, global_norm
 from numbarnn.training.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, RMSprop, get_optimizer
@@ -194,14 +193,6 @@ def clip(gradients, clip_norm=None, clip_value=None):
     return [-value for value in values]
 
 
-@pytest.fixture
-def any_number_of_threads():
-    """May be set, and is as before afterwards."""
-    before = numbarnn.get_num_threads()
-    yield
-    numbarnn.set_num_threads(before)
-
-
 @each_dtype
 @pytest.mark.parametrize(
     "sizes",
@@ -294,11 +285,10 @@ def test_updates_clip_on_the_way(optimizer_class, dtype):
 
 @each_class
 @each_dtype
-@pytest.mark.usefixtures("any_number_of_threads")
-def test_threads_change_no_bit(optimizer_class, dtype):
+def test_threads_change_no_bit(optimizer_class, dtype, set_threads):
     optimizer, results = optimizer_class(), []
     for count in (1, 2, 5):
-        numbarnn.set_num_threads(count)
+        set_threads(count)
         values, gradients = (
             random_arrays(seed, dtype, [3 * BLOCKS_WORTH_A_THREAD * BLOCK + 11]) for seed in (0, 1)
         )

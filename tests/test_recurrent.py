@@ -21,8 +21,6 @@ from conftest import (
     run_layer,
 )
 
-import numbarnn
-
 # (T, B, I, H), each with an edge of its own. With H = 1 most arrays are one number, and a sum that cancels
 # loses digits in any float32 program: these T and B are ones where PyTorch's own float32 keeps them.
 SIZES = [
@@ -147,16 +145,12 @@ def test_rows_in_any_container(cell):
 
 @each_dtype
 @each_cell
-def test_threads_and_repetition_change_no_bit(cell, dtype):
+def test_threads_and_repetition_change_no_bit(cell, dtype, set_threads):
     problem = random_problem(cell, LARGE, num_layers=2, bidirectional=True, ragged=True, dtype=dtype)
-    before = numbarnn.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 5, 1):
-            numbarnn.set_num_threads(threads)
-            results.append(run_layer(make_layer(problem), problem))
-    finally:
-        numbarnn.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 5, 1):
+        set_threads(threads)
+        results.append(run_layer(make_layer(problem), problem))
     for result in results[1:]:
         assert_same(result, results[0])
 

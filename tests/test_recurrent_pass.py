@@ -17,14 +17,6 @@ INPUTS, ROWS, LONGEST, BATCHES = 5, 6, 30, 15
 
 
 @pytest.fixture
-def use_threads():
-    """`set_num_threads`, undone afterwards."""
-    before = numbarnn.get_num_threads()
-    yield numbarnn.set_num_threads
-    numbarnn.set_num_threads(before)
-
-
-@pytest.fixture
 def count_calls(monkeypatch):
     """Lists to which each call of a method of `RecurrentPass` adds its batch."""
 
@@ -71,9 +63,9 @@ def ragged(seed):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("hidden_size", [7, 130])
-def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size, use_threads, count_calls):
+def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size, set_threads, count_calls):
     """130 hidden units are work for two threads: by rows, or by directions."""
-    use_threads(2)
+    set_threads(2)
     name, options = LAYERS[cell]
     layer_class = getattr(numbarnn, name)
     options = {"bidirectional": bidirectional, "dtype": "float64", **options}
@@ -123,17 +115,17 @@ def test_batch_that_does_not_fit_gets_a_place_of_its_own(return_sequences, count
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_threads_that_share_out_hidden_units(cell, bidirectional, ragged, dtype, use_threads, monkeypatch):
+def test_threads_that_share_out_hidden_units(cell, bidirectional, ragged, dtype, set_threads, monkeypatch):
     monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
     monkeypatch.setattr(recurrent_pass, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
     monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_MEETING", 0)
     problem = random_problem(
         cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
-    use_threads(1)
+    set_threads(1)
     expected = run_layer(make_layer(problem), problem)
     for threads in (2, 3):
-        use_threads(threads)
+        set_threads(threads)
         layer = make_layer(problem)
         assert_same(run_layer(layer, problem), expected)
         (run,) = layer._spare[True]

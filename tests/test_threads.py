@@ -83,14 +83,6 @@ def layer_and_input():
 
 
 @pytest.fixture
-def set_threads():
-    """`set_num_threads`, undone afterwards."""
-    before = numbarnn.get_num_threads()
-    yield numbarnn.set_num_threads
-    numbarnn.set_num_threads(before)
-
-
-@pytest.fixture
 def two_threads(set_threads):
     set_threads(2)
 
@@ -99,7 +91,7 @@ def two_threads(set_threads):
 SHARED_OUT = {
     "rows": (lambda: numbarnn.LSTM(48), (64, 40, 24)),
     "directions": (lambda: numbarnn.GRU(48, bidirectional=True), (64, 40, 24)),
-    "units": (lambda: numbarnn.LSTM(160), (24, 6, 24)),
+    "units": (lambda: numbarnn.LSTM(320), (24, 6, 24)),
     "layers": (lambda: numbarnn.RNN(64, num_layers=2, bidirectional=True), (64, 40, 24)),
 }
 each_sharing = pytest.mark.parametrize(("make", "shape"), SHARED_OUT.values(), ids=SHARED_OUT)

@@ -1,16 +1,29 @@
-"""Recurrent layers on full batches, float32: forward, and a training step."""
+"""Recurrent layers, float32: forward, and a training step."""
 
 from benchmarks.checks import check_trainer
-from benchmarks.problems import CELLS, SHAPES, inputs, parse_shape
+from benchmarks.problems import (
+    CELLS,
+    RAGGED_OPTIONS,
+    RAGGED_SHAPES,
+    SHAPES,
+    inputs,
+    parse_shape,
+    ragged_inputs,
+)
 from benchmarks.trainer import Trainer
 
 
 class Layers:
+    """Full batches."""
+
     params = (list(CELLS), [str(shape) for shape in SHAPES])
     param_names = ("cell", "B,T,I,H")
 
+    def make_trainer(self, cell, shape):
+        return Trainer(cell, parse_shape(shape).H, *inputs(parse_shape(shape)))
+
     def setup(self, cell, shape):
-        self.trainer = Trainer(cell, parse_shape(shape).H, *inputs(parse_shape(shape)))
+        self.trainer = self.make_trainer(cell, shape)
         self.trainer.step()
         check_trainer(cell, self.trainer)
 
@@ -19,3 +32,14 @@ class Layers:
 
     def time_train_step(self, cell, shape):
         self.trainer.step()
+
+
+class Ragged(Layers):
+    """Two bidirectional layers on rows of unequal length."""
+
+    params = (list(CELLS), [str(shape) for shape in RAGGED_SHAPES])
+    shapes = {str(shape): shape for shape in RAGGED_SHAPES}
+
+    def make_trainer(self, cell, shape):
+        shape = self.shapes[shape]
+        return Trainer(cell, shape.H, *ragged_inputs(shape), **RAGGED_OPTIONS)

@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
     matrix: np.ndarray
     offset: np.ndarray  # int64 (bands, at least T): the first row of each band at each step
     in_bands: bool  # whether those of a band follow one another from step to step
-    rows: np.ndarray  # int64 (N,): the row of each step in packed order
+    rows: np.ndarray  # int64 (N,): the row of each step, share by share (see `Bands`)
 
 
 class RecurrentPass(Pass):
@@ -253,14 +253,10 @@ class RecurrentPass(Pass):
     def _drop_outputs_call(self, level):
         target = self.inputs[level + 1]
         if self.layer.directions == 2:
-            return self._drop_packed_call(level, target.matrix)
+            cuts, offsets = self._packed_order()
+            return self._drop_call(level, target.matrix, target.matrix, cuts, offsets, offsets)
         h, bands = self.states[level][0], self.bands
         return self._drop_call(level, h, target.matrix, bands.cuts, bands.next_slot, target.offset)
-
-    def _drop_packed_call(self, level, matrix):
-        """Dropout in place, in a matrix in packed order."""
-        cuts, offsets = self._packed_order()
-        return self._drop_call(level, matrix, matrix, cuts, offsets, offsets)
 
     def _last_calls(self):
         """What brings the last level's outputs, where that is still to be done, or its final states to the
@@ -347,7 +343,6 @@ class RecurrentPass(Pass):
             # The outputs are the states: from there to the caller, without a matrix between.
             calls.append(self.record(write_rows, *rows, bands.cuts, bands.next_slot, self.states[-1][0]))
         else:
-            calls += self._last_calls()
             calls.append(self.record(write_rows, *rows, *self._packed_order(), self.output))
         for k in range(self.count):
             calls.append(self._states_call(hand_out_states, k, self.states[k], self._final_rows(k)))
@@ -421,7 +416,7 @@ class RecurrentPass(Pass):
         if not has_dy:
             for k in numbers:
                 column = k % layer.directions * layer.hidden_size
-                rows = self.bands.carry_rows
+                rows = bands.carry_rows
                 calls.append(record(add_to_state, self.carries[k][0], rows, dy, column, layer.hidden_size))
         calls += self._side_by_side(
             [[self._scan_backward_call(k, dy, has_dy), *self._weight_gradients_calls(k)] for k in numbers]
@@ -460,11 +455,11 @@ class RecurrentPass(Pass):
         level, direction = divmod(k, layer.directions)
         inputs = self.inputs[level]
         threads = 1 if self.by_directions else self.threads
-        shares = self.shares
-        ranges = min(-(-threads // shares), packed.blocks)
-        gradients = self._packed_gradients(k, shares)
+        ranges = min(-(-threads // self.shares), packed.blocks)
+        jobs = self.shares * ranges
+        gradients = self._packed_gradients(k)
         sums = record(
-            scan.weight_gradients, even_cuts(shares * ranges, min(threads, shares * ranges)),
+            scan.weight_gradients, even_cuts(jobs, min(threads, jobs)),
             even_cuts(packed.blocks, ranges), packed.weights, inputs.matrix, inputs.rows, self.states[k][0],
             self.gates[k], bands.share_offset, bands.next_slot_rows if direction else bands.slot_rows,
             bands.gate_rows, gradients,
@@ -475,9 +470,9 @@ class RecurrentPass(Pass):
         )  # fmt: skip
         return [sums, collected]
 
-    def _packed_gradients(self, k, shares):
+    def _packed_gradients(self, k):
         """Room for gradients in the form of the packed weights, share after share: input, recurrent, bias."""
-        weights = self.packed[k].weights
+        weights, shares = self.packed[k].weights, self.shares
         dinput, drecurrent = (
             self.buffers.matrix((name, k), shares * len(panels), panels[0].size).reshape(
                 -1, *panels.shape[1:]
@@ -501,13 +496,13 @@ class RecurrentPass(Pass):
             rows = self._rows_arguments(form, self._width)
             calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, dy)]
             for k, carry in enumerate(self.carries):
-                calls.append(self._states_call(take_in_states, k, carry, self.bands.carry_rows))
+                calls.append(self._states_call(take_in_states, k, carry, bands.carry_rows))
             calls += self.backward_calls
             if need_dx:
                 rows = self._rows_arguments(form, self.layer.known_input_size)
                 calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, self.dinputs[0]))
             for k, carry in enumerate(self.carries):
-                calls.append(self._states_call(hand_out_states, k, carry, self.bands.carry_rows))
+                calls.append(self._states_call(hand_out_states, k, carry, bands.carry_rows))
             self.caller_backward_program = Program(calls)
             self.placed_form_backward = form
         return self.caller_backward_program.run_on(

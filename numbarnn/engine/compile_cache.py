@@ -26,6 +26,7 @@ from typing import Any
 
 import numba
 from numba.core import caching
+from numba.core.runtime import rtsys
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
@@ -186,7 +187,10 @@ class KernelCache(caching.FunctionCache):
     def load_overload(self, sig, target_context):
         for prepare in before_loading:
             prepare(sig)
-        found = load_quietly(lambda: super(KernelCache, self).load_overload(sig, target_context))
+        # Numba would load all that it can compile here: a fifth of a second and 10 MB, for machine code that
+        # needs no more than Numba's memory functions.
+        rtsys.initialize(target_context)
+        found = load_quietly(lambda: self._load_overload(sig, target_context))
         if found is None:
             compile_clock.start()
         return found

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numbarnn.engine.compile_cache import inlined, kernel
-from numbarnn.engine.fork import fork, fork_rounds
+from numbarnn.engine.fork import fork
 from numbarnn.engine.program import FAULT, NO_FAULT, Program, make_ports, record, record_together
 from numbarnn.engine.threads import even_cuts
 
@@ -27,21 +27,6 @@ def _add_part(part, arguments):
 def add(team, cuts, source, target, factor):
     """target += factor * source, which shows how often it ran."""
     fork(team, cuts.size - 1, _add_part, (cuts, source, target, factor))
-
-
-@inlined
-def _sum_part(number, arguments):
-    (sums,) = arguments
-    parts = sums.shape[1]
-    done, part = number // parts, number % parts
-    for i in range(parts):
-        sums[done + 1, part] += sums[done, i] * (1 + (part + i) % 3)
-
-
-@kernel
-def sum_in_rounds(team, sums):
-    """Each part of a round needs what every part of the round before wrote."""
-    fork_rounds(team, sums.shape[0] - 1, sums.shape[1], _sum_part, (sums,))
 
 
 @inlined
@@ -100,22 +85,6 @@ def test_numbers_are_those_of_the_recording():
 
 def test_program_of_nothing():
     Program([]).run()
-
-
-@each_number_of_parts
-def test_rounds_wait_for_each_other(parts):
-    expected = np.ones((9, parts), np.int64)
-    part = np.arange(parts)
-    factors = 1 + (part[:, None] + part) % 3
-    for done in range(8):
-        expected[done + 1] = factors @ expected[done]
-    sums = np.zeros_like(expected)
-    program = Program([record(sum_in_rounds, sums)])
-    for _ in range(50):
-        sums[...] = 0
-        sums[0] = 1
-        program.run()
-        np.testing.assert_array_equal(sums, expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])

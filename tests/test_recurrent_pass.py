@@ -115,12 +115,17 @@ def test_batch_that_does_not_fit_gets_a_place_of_its_own(return_sequences, count
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_threads_that_share_out_hidden_units(cell, bidirectional, ragged, dtype, set_threads, monkeypatch):
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_threads_that_share_out_hidden_units(
+    cell, bidirectional, ragged, dtype, rows, set_threads, monkeypatch
+):
+    """Large weights, and fewer rows than threads."""
     monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
     monkeypatch.setattr(recurrent_pass, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
     monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_MEETING", 0)
+    monkeypatch.setattr(recurrent_pass, "FEW_ROWS_OPERATIONS_WORTH_A_MEETING", 0)
     problem = random_problem(
-        cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
+        cell, (rows, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
     set_threads(1)
     expected = run_layer(make_layer(problem), problem)

@@ -22,8 +22,9 @@ def atomic_store(words, index, value):
 
 
 def atomic_add(words, index, value):
-    """Add to one number."""
+    """Add to one number; what it was."""
     words[index] += value
+    return words[index] - value
 
 
 def compare_exchange(words, index, expected, value):
@@ -57,10 +58,9 @@ def _store(typingctx, words, index, value):
 def _add(typingctx, words, index, value):
     def codegen(context, builder, sig, args):
         pointer = element_pointer(context, builder, sig.args[0], args[0], args[1])
-        builder.atomic_rmw("add", pointer, args[2], "acq_rel")
-        return context.get_dummy_value()
+        return builder.atomic_rmw("add", pointer, args[2], "acq_rel")
 
-    return types.void(words, types.intp, types.int64), codegen
+    return types.int64(words, types.intp, types.int64), codegen
 
 
 @intrinsic

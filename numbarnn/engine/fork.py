@@ -18,7 +18,6 @@ what it would have run.
 """
 
 import hashlib
-import sys
 
 import numpy as np
 from llvmlite import ir
@@ -29,34 +28,26 @@ from numba.extending import intrinsic
 
 from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
 from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.meeting import LOOKS_BEFORE_YIELD, wait_for, yield_processor
 from numbarnn.engine.ownership import without_owners
 from numbarnn.engine.tile import SHARED
 
 # Words of the board, each on a cache line of its own.
 JOB, DONE = 0, 8
-FUNCTION, ARGUMENTS, FIRST, ROUNDS, PARTS, RUNNER, RUNNER_ARGUMENTS = range(16, 23)
+FUNCTION, ARGUMENTS, FIRST, PARTS, RUNNER, RUNNER_ARGUMENTS = range(16, 22)
 BOARD_WORDS = 32
 # Parts that are offered at a time: the first word has a bit for each that is not taken yet.
 MOST_PARTS = 32
 PARTS_MASK = (1 << MOST_PARTS) - 1
 
-# Looks at the board before the processor is offered to another thread: the system may have put the very
-# thread that we wait for on our own core, and NumPy's threads want to work between our kernels.
-LOOKS_BEFORE_YIELD = 1000
-
 # A team of one: parts run one after the other.
 ALONE = np.zeros(0, np.int64)
 
-# Words of a record: the function of a part, how many parts and rounds, where the record itself lies, and
-# the arguments. It is longer than a board, which tells the two apart.
-RECORD_FUNCTION, RECORD_PARTS, RECORD_ROUNDS, RECORD_ADDRESS, RECORD_ARGUMENTS = 0, 1, 2, 3, 4
+# Words of a record: the function of a part, how many parts, where the record itself lies, and the
+# arguments. It is longer than a board, which tells the two apart.
+RECORD_FUNCTION, RECORD_PARTS, RECORD_ADDRESS, RECORD_ARGUMENTS = 0, 1, 2, 3
 RECORD_WORDS = 512
 WORD_BYTES = 8
-
-
-_yield_processor = types.ExternalFunction(
-    "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
-)
 
 
 def fork(team, parts, body, arguments):
@@ -73,54 +64,30 @@ def fork(team, parts, body, arguments):
     arguments : tuple
         What all parts get.
     """
-    fork_rounds(team, 1, parts, body, arguments)
-
-
-def fork_rounds(team, rounds, parts, body, arguments):
-    """`fork` in several rounds: part p of round r is number ``r * parts + p``, and a round begins when all
-    parts of the one before are done."""
-    for number in range(rounds * parts):
-        body(number, arguments)
-
-
-class _ForkTemplate(AbstractTemplate):
-    """How a fork is typed. It is no overload: that would be a function around the body, and be compiled by
-    itself before it is compiled as a part of the kernel."""
-
-    def generic(self, args, kws):
-        team, *counts, body, arguments = args
-        _call_of(self.context, body, arguments)
-        return signature(types.none, team, *[types.intp] * len(counts), body, arguments)
+    for part in range(parts):
+        body(part, arguments)
 
 
 @infer_global(fork)
-class _Fork(_ForkTemplate):
+class _Fork(AbstractTemplate):
+    """How a fork is typed. It is no overload: that would be a function around the body, and be compiled by
+    itself before it is compiled as a part of the kernel."""
+
     key = fork
 
-
-@infer_global(fork_rounds)
-class _ForkRounds(_ForkTemplate):
-    key = fork_rounds
+    def generic(self, args, kws):
+        team, _, body, arguments = args
+        _call_of(self.context, body, arguments)
+        return signature(types.none, team, types.intp, body, arguments)
 
 
 @lower_builtin(fork, types.VarArg(types.Any))
 def _lower_fork(context, builder, sig, args):
-    team, parts, _, arguments = args
-    one = ir.Constant(parts.type, 1)
-    return _emit_fork(context, builder, sig, team, one, parts, arguments)
-
-
-@lower_builtin(fork_rounds, types.VarArg(types.Any))
-def _lower_fork_rounds(context, builder, sig, args):
-    team, rounds, parts, _, arguments = args
-    return _emit_fork(context, builder, sig, team, rounds, parts, arguments)
-
-
-def _emit_fork(context, builder, sig, team, rounds, parts, arguments):
     """Write the work down where the team is a record, else have it do the work."""
-    team_type, body, arguments_type = sig.args[0], sig.args[-2], sig.args[-1]
+    team_type, _, body, arguments_type = sig.args
+    team, parts, _, arguments = args
     function = _part_function(context, builder.module, body, arguments_type)
-    word = rounds.type
+    word = parts.type
     words = context.make_array(team_type)(context, builder, team)
     is_record = builder.icmp_signed(">", words.nitems, ir.Constant(word, BOARD_WORDS))
     with builder.if_else(is_record) as (write_down, run):
@@ -135,7 +102,6 @@ def _emit_fork(context, builder, sig, team, rounds, parts, arguments):
                 RECORD_FUNCTION: builder.ptrtoint(function, word),
                 RECORD_ADDRESS: builder.ptrtoint(words.data, word),
                 RECORD_PARTS: parts,
-                RECORD_ROUNDS: rounds,
             }
             for number, value in said.items():
                 builder.store(value, builder.gep(words.data, [ir.Constant(word, number)]))
@@ -143,9 +109,9 @@ def _emit_fork(context, builder, sig, team, rounds, parts, arguments):
             memory = cgutils.alloca_once_value(builder, arguments)
             memory.align = WORD_BYTES
             addresses = [builder.ptrtoint(pointer, word) for pointer in (function, memory)]
-            runner = context.typing_context.resolve_value_type(run_rounds)
-            call = runner.get_call_type(context.typing_context, (team_type, *[types.intp] * 4), {})
-            context.get_function(runner, call)(builder, (team, rounds, parts, *addresses))
+            runner = context.typing_context.resolve_value_type(run_parts)
+            call = runner.get_call_type(context.typing_context, (team_type, *[types.intp] * 3), {})
+            context.get_function(runner, call)(builder, (team, parts, *addresses))
     return context.get_dummy_value()
 
 
@@ -155,14 +121,13 @@ def _call_of(typing_context, body, arguments):
 
 
 @inlined
-def run_rounds(team, rounds, parts, function, captured):
+def run_parts(team, parts, function, captured):
     """Run a function of parts, given as addresses of itself and its arguments; return when all are done."""
     if parts == 1 or team.size == 0:
-        for number in range(rounds * parts):
-            _call_part(function, captured, number)
+        for part in range(parts):
+            _call_part(function, captured, part)
     else:
-        team[FUNCTION], team[ARGUMENTS] = function, captured
-        team[ROUNDS], team[PARTS] = rounds, parts
+        team[FUNCTION], team[ARGUMENTS], team[PARTS] = function, captured, parts
         # Compiled once, and called by its address: in every kernel it would be compiled anew, for 0.3 s.
         _call_part(team[RUNNER], team[RUNNER_ARGUMENTS], 0)
 
@@ -170,11 +135,10 @@ def run_rounds(team, rounds, parts, function, captured):
 @inlined
 def _run_on_team(part, arguments):
     (team,) = arguments
-    rounds, parts = team[ROUNDS], team[PARTS]
-    for i in range(rounds):
-        for first in range(0, parts, MOST_PARTS):
-            team[FIRST] = i * parts + first
-            _run_side_by_side(team, min(MOST_PARTS, parts - first))
+    parts = team[PARTS]
+    for first in range(0, parts, MOST_PARTS):
+        team[FIRST] = first
+        _run_side_by_side(team, min(MOST_PARTS, parts - first))
 
 
 @kernel
@@ -198,12 +162,7 @@ def _run_side_by_side(team, parts):
     job = (atomic_load(team, JOB) >> MOST_PARTS) + 1
     atomic_store(team, JOB, (job << MOST_PARTS) + (1 << parts) - 1)
     take_parts(team, parts - 1)
-    looks = 0
-    while atomic_load(team, DONE) < parts:
-        looks += 1
-        if looks == LOOKS_BEFORE_YIELD:
-            looks = 0
-            _yield_processor()
+    wait_for(team, DONE, parts)
 
 
 @inlined
@@ -233,7 +192,7 @@ def serve(team, own, idle_looks):
     while idle < idle_looks:
         idle = 0 if take_parts(team, own) else idle + 1
         if idle % LOOKS_BEFORE_YIELD == LOOKS_BEFORE_YIELD - 1:
-            _yield_processor()
+            yield_processor()
 
 
 def _part_function(context, module, body, arguments):

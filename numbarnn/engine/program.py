@@ -24,11 +24,10 @@ from numbarnn.engine.fork import (
     RECORD_ARGUMENTS,
     RECORD_FUNCTION,
     RECORD_PARTS,
-    RECORD_ROUNDS,
     RECORD_WORDS,
     WORD_BYTES,
     fork,
-    run_rounds,
+    run_parts,
 )
 from numbarnn.engine.simd import element_pointer
 from numbarnn.engine.threads import run
@@ -132,7 +131,7 @@ def record(kernel: Callable, *arguments: Any) -> Call:
 def _execute_call(team, address):
     words = array_at(address, 1, RECORD_ARGUMENTS, team)
     captured = address + RECORD_ARGUMENTS * WORD_BYTES
-    run_rounds(team, words[0, RECORD_ROUNDS], words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
+    run_parts(team, words[0, RECORD_PARTS], words[0, RECORD_FUNCTION], captured)
 
 
 @inlined

@@ -18,9 +18,10 @@ import numpy as np
 
 from numbarnn.cells import cell_backward, cell_forward, load_sums, panel_vectors, slots, window
 from numbarnn.engine.compile_cache import called, inlined, kernel
-from numbarnn.engine.fork import fork, fork_rounds
+from numbarnn.engine.fork import fork
 from numbarnn.engine.host import PANEL_VECTORS
 from numbarnn.engine.matmul import multiply, multiply_row
+from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.simd import (
     lane_count,
@@ -35,7 +36,10 @@ from numbarnn.engine.simd import (
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 
 SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside what else is there
+# The gradients of a batch of one row are summed by halves of a panel, so that more threads have a part.
+HALF_PANEL = PANEL_VECTORS // 2
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
+ROWS_PROJECTED_AT_ONCE = 24  # where threads meet: enough for whole tiles, and the first of them is not shared
 
 
 @inlined
@@ -184,44 +188,50 @@ def forward(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, a
 
 
 @inlined
-def _forward_units(number, arguments):
-    (cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot, reverse) = arguments
-    parts = cuts.size - 1
-    done, part = number // parts, number % parts
-    t = active.size - 1 - done if reverse else done
-    rows, gate_row = active[t], gate_offset[0, t] if keep else 0
-    block = groups_at_once(weights)
+def _forward_units(part, arguments):
+    (meeting, cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot,
+     reverse) = arguments  # fmt: skip
+    steps, block = active.size, groups_at_once(weights)
     groups = states[0].shape[1] // lane_count(gates)
-    first, stop = cuts[part] * block, min(cuts[part + 1] * block, groups)
-    project(weights, x, gates, x_offset[0, t], gate_row, rows, first, stop)
-    previous_row, new_row = slot[0, t + reverse], slot[0, t + 1 - reverse]
-    upward = t % 2 == 0
-    step_forward(
-        weights,
-        states,
-        gates,
-        keep,
-        gate_row,
-        previous_row,
-        new_row,
-        rows,
-        cuts[part],
-        cuts[part + 1],
-        upward,
-    )
+    chunk = max(1, ROWS_PROJECTED_AT_ONCE // active[0])
+    done = arrive(meeting, part)
+    while done < steps:
+        first_part, stop_part = take_round(meeting, part, done)
+        first_panel, stop_panel = cuts[first_part], cuts[stop_part]
+        chunk_begin = done - done % chunk
+        count = min(chunk, steps - chunk_begin)
+        low = steps - chunk_begin - count if reverse else chunk_begin
+        # Sums that are not kept stand from 0 on.
+        first_sum = 0 if keep else gate_offset[0, low]
+        if done == chunk_begin:
+            gate_row = gate_offset[0, low]
+            rows = gate_offset[0, low + count] - gate_row
+            project(
+                weights, x, gates, x_offset[0, low], gate_row - first_sum, rows, first_panel * block,
+                min(stop_panel * block, groups),
+            )  # fmt: skip
+        t = steps - 1 - done if reverse else done
+        if active[t] > 0:
+            step_forward(
+                weights, states, gates, keep, gate_offset[0, t] - first_sum, slot[0, t + reverse],
+                slot[0, t + 1 - reverse], active[t], first_panel, stop_panel, t % 2 == 0,
+            )  # fmt: skip
+        done += 1
+    leave(meeting, done)
 
 
 @kernel
-def forward_by_units(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
-                     slot, reverse):  # fmt: skip
+def forward_by_units(team, meeting, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active,
+                     gate_offset, slot, reverse):  # fmt: skip
     """`forward`, shared out by hidden units: `cuts` are between panels, and threads meet at every step.
 
-    Each thread reads its share of the weights alone, which matters where they do not fit its cache. With
-    ``keep=False`` `gates` needs B rows.
+    Each thread reads its share of the weights alone, which matters where they do not fit its cache, and has
+    work where there are fewer rows than threads. There is one band, in which inputs stand too. With
+    ``keep=False`` `gates` needs `ROWS_PROJECTED_AT_ONCE` rows, or B if that is more.
     """
-    arguments = (cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
-                 reverse)  # fmt: skip
-    fork_rounds(team, active.size, cuts.size - 1, _forward_units, arguments)
+    arguments = (meeting, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
+                 slot, reverse)  # fmt: skip
+    fork(team, cuts.size - 1, _forward_units, arguments)
 
 
 @inlined
@@ -257,8 +267,11 @@ def _cell_backward_rows(weights, states, gates, dy, dy_column, has_dy, dstates, 
 
 @inlined
 def _recurrent_backward_rows(weights, recurrent_back, gates, dstates, rows, gate_row, carry_row, first_group,
-                             stop_group, backwards):  # fmt: skip
-    """dh += dsums @ W_h for some rows and the units of some groups, the first of which begins a panel."""
+                             stop_group, backwards, one_row):  # fmt: skip
+    """dh += dsums @ W_h for some rows and the units of some groups, the first of which begins a panel.
+
+    `one_row` says that this is the whole batch; then half a panel will do.
+    """
     width = lane_count(gates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, units = gates.shape[1], dstates[0].shape[1]
@@ -267,12 +280,24 @@ def _recurrent_backward_rows(weights, recurrent_back, gates, dstates, rows, gate
     first_k, sign = (groups * k_run - 1, -1) if backwards else (0, 1)
     first_gate = (groups - 1) * sum_count * width + k_run - 1 if backwards else 0
     gate = gate_row * gate_stride + corner + first_gate
-    if rows == 1 and not backwards:
-        multiply_row(
-            dstates[0], carry_row * units, dstates[0], carry_row * units, panel,
-            gates, gate, 1, groups, k_run, sum_count * width,
-            recurrent_back, 0, groups * k_run * panel, panel, panel // width, first_group, stop_group,
-        )  # fmt: skip
+    if rows == 1 and (one_row or not backwards):
+        at_once = HALF_PANEL if one_row else PANEL_VECTORS
+        for first in range(first_group, stop_group, at_once):
+            panel_begin = first - first % PANEL_VECTORS
+            place = carry_row * units + first * width
+            here = panel_begin // PANEL_VECTORS * groups * k_run * panel + (first - panel_begin) * width
+            vectors = min(at_once, stop_group - first)
+            if backwards:
+                multiply_row(
+                    dstates[0], place, dstates[0], place, 0, gates, gate, -1, groups, k_run,
+                    -sum_count * width, recurrent_back, here + first_k * panel, 0, -panel, HALF_PANEL, 0,
+                    vectors,
+                )  # fmt: skip
+            else:
+                multiply_row(
+                    dstates[0], place, dstates[0], place, 0, gates, gate, 1, groups, k_run,
+                    sum_count * width, recurrent_back, here, 0, panel, at_once, 0, vectors,
+                )  # fmt: skip
     else:
         multiply(
             dstates[0], carry_row * units, units, dstates[0], carry_row * units, units, panel, rows,
@@ -312,8 +337,9 @@ def _backward_rows(part, arguments):
             0, groups, backwards,
         )  # fmt: skip
         _recurrent_backward_rows(
-            weights, recurrent_back, gates, dstates, rows, gate_row, carry[part], 0, groups, backwards
-        )
+            weights, recurrent_back, gates, dstates, rows, gate_row, carry[part], 0, groups, backwards,
+            active[0] == 1,
+        )  # fmt: skip
 
 
 @kernel
@@ -343,36 +369,41 @@ def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_offset, 
 
 
 @inlined
-def _backward_units(number, arguments):
-    (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
+def _backward_units(part, arguments):
+    (meeting, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
      active, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
-    parts, steps = cuts.size - 1, active.size
-    done, part = number // parts, number % parts
-    groups = states[0].shape[1] // lane_count(gates)
-    first, stop = cuts[part] * PANEL_VECTORS, min(cuts[part + 1] * PANEL_VECTORS, groups)
-    # A round is the product of one step, which needs all gradients of its sums, and the cell of the next.
-    if done > 0:
-        t = done - 1 if reverse else steps - done
-        _recurrent_backward_rows(
-            weights, recurrent_back, gates, dstates, active[t], gate_offset[0, t], carry[0], first, stop,
-            _turns_round(weights, gates, t),
-        )  # fmt: skip
-    if done < steps:
-        t = done if reverse else steps - 1 - done
-        _cell_backward_rows(
-            weights, states, gates, dy, dy_column, has_dy, dstates, active[t], gate_offset[0, t],
-            slot[0, t + reverse], slot[0, t + 1 - reverse], dy_offset[0, t], carry[0],
-            first, stop, _turns_round(weights, gates, t),
-        )  # fmt: skip
+    steps, groups = active.size, states[0].shape[1] // lane_count(gates)
+    done = arrive(meeting, part)
+    while done <= steps:
+        first_part, stop_part = take_round(meeting, part, done)
+        first, stop = cuts[first_part], min(cuts[stop_part], groups)
+        # A round is the product of one step, which needs all gradients of its sums, and the cell of the next.
+        if done > 0:
+            t = done - 1 if reverse else steps - done
+            if active[t] > 0:
+                _recurrent_backward_rows(
+                    weights, recurrent_back, gates, dstates, active[t], gate_offset[0, t], carry[0], first,
+                    stop, _turns_round(weights, gates, t), active[0] == 1,
+                )  # fmt: skip
+        if done < steps:
+            t = done if reverse else steps - 1 - done
+            _cell_backward_rows(
+                weights, states, gates, dy, dy_column, has_dy, dstates, active[t], gate_offset[0, t],
+                slot[0, t + reverse], slot[0, t + 1 - reverse], dy_offset[0, t], carry[0], first, stop,
+                _turns_round(weights, gates, t),
+            )  # fmt: skip
+        done += 1
+    leave(meeting, done)
 
 
 @kernel
-def backward_by_units(team, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy,
-                      dstates, active, gate_offset, slot, carry, reverse):  # fmt: skip
-    """`backward`, shared out by hidden units: `cuts` are between the panels of `recurrent_back`."""
-    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
-                 active, gate_offset, slot, carry, reverse)  # fmt: skip
-    fork_rounds(team, active.size + 1, cuts.size - 1, _backward_units, arguments)
+def backward_by_units(team, meeting, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column,
+                      has_dy, dstates, active, gate_offset, slot, carry, reverse):  # fmt: skip
+    """`backward`, shared out by hidden units: `cuts` are between vectors of them, each at the beginning of a
+    panel of `recurrent_back`, or of half a panel where the batch is one row."""
+    arguments = (meeting, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy,
+                 dstates, active, gate_offset, slot, carry, reverse)  # fmt: skip
+    fork(team, cuts.size - 1, _backward_units, arguments)
 
 
 @inlined

@@ -6,7 +6,9 @@ import numpy as np
 from numba.core import config
 
 from numbarnn.engine import scan
-from numbarnn.engine.host import padded
+from numbarnn.engine.fork import MOST_PARTS
+from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
+from numbarnn.engine.meeting import make_meeting
 from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import read_rows, write_rows
@@ -20,6 +22,9 @@ from numbarnn.layers.passes import Pass
 # cores stood far apart: then threads that meet took 1.15 times as long.
 WEIGHTS_BYTES_FOR_ALL_ROWS = 1536 * 1024
 OPERATIONS_WORTH_A_MEETING = 1_000_000
+# A step of fewer rows than threads leaves no choice but to share out units. Threads that meet every 60 to 250
+# nanoseconds gained from so many operations a step on.
+FEW_ROWS_OPERATIONS_WORTH_A_MEETING = 10_000
 # A batch goes where there is room for at most so many times its steps: kernels walk over all of them.
 MOST_STEPS_ROOM = 2
 
@@ -119,7 +124,7 @@ class RecurrentPass(Pass):
         if self.training:
             kept_rows = total
         else:
-            kept_rows = rows if self.by_units else 0
+            kept_rows = max(rows, scan.ROWS_PROJECTED_AT_ONCE) if self.by_units else 0
         self.states = []
         self.gates = []
         for k in range(self.count):
@@ -176,12 +181,11 @@ class RecurrentPass(Pass):
 
     def _works_by_units(self, layout, threads):
         recurrent = self.packed[0].weights.recurrent
-        operations = 2 * layout.total // layout.steps * recurrent.size
-        return (
-            threads > 1
-            and recurrent.nbytes > WEIGHTS_BYTES_FOR_ALL_ROWS
-            and operations // threads > OPERATIONS_WORTH_A_MEETING
-        )
+        operations = 2 * layout.total // layout.steps * recurrent.size // max(1, threads)
+        if threads > layout.rows:
+            return operations > FEW_ROWS_OPERATIONS_WORTH_A_MEETING
+        large = recurrent.nbytes > WEIGHTS_BYTES_FOR_ALL_ROWS
+        return threads > 1 and large and operations > OPERATIONS_WORTH_A_MEETING
 
     @property
     def _width(self):
@@ -290,11 +294,13 @@ class RecurrentPass(Pass):
             self.gates[k], self.training, bands.active, bands.gate_offset, bands.slot, direction == 1,
         )  # fmt: skip
         if self.by_units:
-            return record(scan.forward_by_units, self._unit_cuts(self.packed[k].blocks), *arguments)
+            return self._record_by_units(scan.forward_by_units, self.packed[k].blocks, 1, *arguments)
         return record(scan.forward, bands.cuts, *arguments)
 
-    def _unit_cuts(self, panels):
-        return even_cuts(panels, min(self.threads, panels))
+    def _record_by_units(self, kernel, pieces, size, *arguments):
+        """A kernel that shares out units, in pieces of this size."""
+        parts = min(self.threads, pieces, MOST_PARTS)
+        return record(kernel, make_meeting(parts), size * even_cuts(pieces, parts), *arguments)
 
     def _join_call(self, k, target):
         """What brings the outputs of a direction to their place in packed order."""
@@ -434,7 +440,9 @@ class RecurrentPass(Pass):
             self.carries[k], bands.active, bands.gate_offset, bands.slot, bands.carry, direction == 1,
         )  # fmt: skip
         if self.by_units:
-            return record(scan.backward_by_units, self._unit_cuts(len(packed.recurrent_back)), *arguments)
+            vectors = PANEL_VECTORS if self.layout.rows > 1 else scan.HALF_PANEL
+            pieces = -(-self.units // lanes(layer.dtype) // vectors)
+            return self._record_by_units(scan.backward_by_units, pieces, vectors, *arguments)
         return record(scan.backward, bands.cuts, *arguments)
 
     def _input_gradients_call(self, k):

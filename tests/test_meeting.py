@@ -1,0 +1,98 @@
+"""Parts that need each other's results round after round, on as many threads as there are."""
+
+import numpy as np
+import pytest
+
+from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.fork import ALONE, fork
+from numbarnn.engine.meeting import (
+    BETTER_ALONE,
+    FIRST_TRIAL,
+    LINE_WORDS,
+    NOTES,
+    PROGRESS,
+    RUNS,
+    RUNS_A_TRIAL,
+    TOGETHER_TO,
+    arrive,
+    leave,
+    make_meeting,
+    take_round,
+)
+from numbarnn.engine.threads import run
+
+MODULUS = 1009  # the sums grow with every round
+
+
+@inlined
+def _sum_part(part, arguments):
+    meeting, sums, runs_of_parts = arguments
+    rounds, parts = sums.shape[0] - 1, sums.shape[1]
+    done = arrive(meeting, part)
+    while done < rounds:
+        first, stop = take_round(meeting, part, done)
+        for here in range(first, stop):
+            runs_of_parts[done, here] += 1
+            for i in range(parts):
+                sums[done + 1, here] += sums[done, i] * (1 + (here + i) % 3)
+            sums[done + 1, here] %= MODULUS
+        done += 1
+    leave(meeting, done)
+
+
+@kernel
+def sum_in_rounds(team, meeting, sums, runs_of_parts):
+    """Each part of a round needs what every part of the round before wrote."""
+    fork(team, sums.shape[1], _sum_part, (meeting, sums, runs_of_parts))
+
+
+def expected_sums(rounds, parts):
+    expected = np.ones((rounds + 1, parts), np.int64)
+    part = np.arange(parts)
+    factors = 1 + (part[:, None] + part) % 3
+    for done in range(rounds):
+        expected[done + 1] = factors @ expected[done] % MODULUS
+    return expected
+
+
+def check_one_run(meeting, rounds, parts, alone=False):
+    sums = np.zeros((rounds + 1, parts), np.int64)
+    sums[0] = 1
+    runs_of_parts = np.zeros((rounds, parts), np.int64)
+    if alone:
+        sum_in_rounds(ALONE, meeting, sums, runs_of_parts)
+    else:
+        run(sum_in_rounds, parts, meeting, sums, runs_of_parts)
+    np.testing.assert_array_equal(runs_of_parts, 1)
+    np.testing.assert_array_equal(sums, expected_sums(rounds, parts))
+    # Ready for the next run; a trial's notes stay.
+    assert not meeting[:NOTES].any() and not meeting[PROGRESS:].any()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 32, 40])
+@pytest.mark.parametrize("rounds", [1, 8, TOGETHER_TO + 5])
+def test_rounds_wait_for_each_other(parts, rounds):
+    """Over two trials, with more parts than cores, and more than are offered at a time."""
+    meeting = make_meeting(parts)
+    for _ in range(FIRST_TRIAL + RUNS_A_TRIAL + 3):
+        check_one_run(meeting, rounds, parts)
+    assert meeting[RUNS] == FIRST_TRIAL + RUNS_A_TRIAL + 3
+
+
+@pytest.mark.parametrize("better_alone", [0, 1])
+def test_either_way_does_the_same(better_alone):
+    meeting = make_meeting(2)
+    for _ in range(2 * RUNS_A_TRIAL):
+        meeting[BETTER_ALONE] = better_alone
+        check_one_run(meeting, 2 * TOGETHER_TO, 2)
+
+
+def test_parts_one_after_the_other():
+    meeting = make_meeting(3)
+    for _ in range(2 * RUNS_A_TRIAL):
+        check_one_run(meeting, 2 * TOGETHER_TO, 3, alone=True)
+
+
+def test_flags_of_threads_share_no_cache_line():
+    assert NOTES % LINE_WORDS == PROGRESS % LINE_WORDS == 0
+    assert make_meeting(3).size == PROGRESS + 3 * LINE_WORDS

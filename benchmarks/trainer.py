@@ -23,14 +23,23 @@ class Trainer:
         Inputs, and the gradient of the outputs.
     initial_state : array or pair of arrays, optional
         Handed to every forward pass.
+    lengths : array of int (B,), optional
+        Valid steps of each row of an array.
     options
         Of the layer.
     """
 
     def __init__(
-        self, cell: str, hidden_size: int, x: Any, dy: Any, initial_state: Any = None, **options: Any
+        self,
+        cell: str,
+        hidden_size: int,
+        x: Any,
+        dy: Any,
+        initial_state: Any = None,
+        lengths: np.ndarray | None = None,
+        **options: Any,
     ) -> None:
-        self.x, self.dy, self.initial_state = x, dy, initial_state
+        self.x, self.dy, self.initial_state, self.lengths = x, dy, initial_state, lengths
         self.layer = LAYERS[cell](hidden_size, **options)
         self.layer.build(x[0].shape[1])
         shared = {name: options[name] for name in ("num_layers", "bidirectional") if name in options}
@@ -39,11 +48,11 @@ class Trainer:
 
     def forward(self) -> Any:
         """Outputs, without a tape."""
-        return self.layer.forward(self.x, self.initial_state)[0]
+        return self.layer.forward(self.x, self.initial_state, self.lengths)[0]
 
     def gradients(self) -> dict[str, np.ndarray]:
         """Forward and backward; the layer's own arrays, which the next call overwrites."""
-        self.layer.forward(self.x, self.initial_state, training=True)
+        self.layer.forward(self.x, self.initial_state, self.lengths, training=True)
         self.layer.backward(self.dy, input_gradient=False)
         return self.layer.gradients
 

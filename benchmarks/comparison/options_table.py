@@ -31,13 +31,15 @@ def ratio(process: Process, settings: Settings, task: str, *arguments) -> float:
 def features(process: Process, cells: list[str], settings: Settings) -> list[str]:
     share = RAGGED.lengths().sum() / (SHAPE.B * SHAPE.T)
     rows = [
-        [f"rows of 1 to {SHAPE.T} steps, a valid step"],
+        [f"rows of 1 to {SHAPE.T} steps in an array with `lengths`, a valid step"],
+        ["the same rows as a list of arrays, a valid step"],
         ["dropout between two layers"],
         ["initial states"],
     ]
     for cell in cells:
         measured = [
-            ratio(process, settings, "ragged_rows", cell, list(RAGGED)) / share,
+            ratio(process, settings, "ragged_rows", cell, list(RAGGED), False) / share,
+            ratio(process, settings, "ragged_rows", cell, list(RAGGED), True) / share,
             ratio(process, settings, "dropout", cell, str(SHAPE)),
             ratio(process, settings, "initial_states", cell, str(SHAPE)),
         ]

@@ -18,13 +18,15 @@ def with_and_without(one: Trainer, other: Trainer) -> Work:
     return Work({"with": one.step, "without": other.step}, dict)
 
 
-def ragged_rows(cell: str, sizes: list[int]) -> Work:
+def ragged_rows(cell: str, sizes: list[int], as_list: bool) -> Work:
     """Rows of many lengths, and as many rows that all have the largest one."""
     ragged = RaggedShape(*sizes)
-    full = Shape(ragged.B, ragged.longest, ragged.I, ragged.H)
-    return with_and_without(
-        Trainer(cell, ragged.H, *ragged_inputs(ragged, directions=1)), Trainer(cell, full.H, *inputs(full))
-    )
+    x, dy = inputs(Shape(ragged.B, ragged.longest, ragged.I, ragged.H))
+    if as_list:
+        one = Trainer(cell, ragged.H, *ragged_inputs(ragged, directions=1))
+    else:
+        one = Trainer(cell, ragged.H, x, dy, lengths=ragged.lengths())
+    return with_and_without(one, Trainer(cell, ragged.H, x, dy))
 
 
 def dropout(cell: str, shape_text: str) -> Work:

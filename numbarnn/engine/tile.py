@@ -22,7 +22,10 @@ from numbarnn.engine.simd import call_llvm, element_bytes, mangled, splat
 # vectors of B and one of A fit the registers.
 CHAINS = {1: 4, 2: 2, 3: 1, 4: 1}
 TILE_ROWS = {1: 4, 2: 4, 3: 8, 4: 6} if registers().number == 32 else {1: 3, 2: 3, 3: 4, 4: 2}
-SMALLER_TILES = (4, 2, 1)  # for the rows that are left over
+# For the rows that are left over. A single row takes as long as two where weights come from the second-level
+# cache, so that tiles of three or more rows leave it to smaller ones not to end up with one.
+SMALLER_TILES = {1: (2, 1), 2: (2, 1), 3: (4, 3, 2, 1), 4: (4, 3, 2, 1)}
+LEAVES_NO_SINGLE_ROW = 3
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
 WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
 INDEX = ir.IntType(64)
@@ -136,14 +139,18 @@ def _emit_rows(builder, element, width, vectors, given, here):
     row = cgutils.alloca_once_value(builder, _constant(0))
     builder.store(_constant(0), row)
     largest = TILE_ROWS[vectors]
-    for rows in (largest, *(size for size in SMALLER_TILES if size < largest)):
+    for rows in (largest, *(size for size in SMALLER_TILES[vectors] if size < largest)):
         loop = builder.append_basic_block(f"rows{rows}x{vectors}")
         body = builder.append_basic_block(f"tile{rows}x{vectors}")
         done = builder.append_basic_block(f"after{rows}x{vectors}")
         builder.branch(loop)
         builder.position_at_end(loop)
         end = builder.add(builder.load(row), _constant(rows))
-        builder.cbranch(builder.icmp_signed("<=", end, given["rows"]), body, done)
+        fits = builder.icmp_signed("<=", end, given["rows"])
+        if rows >= LEAVES_NO_SINGLE_ROW:
+            leaves_one = builder.icmp_signed("==", builder.add(end, _constant(1)), given["rows"])
+            fits = builder.and_(fits, builder.not_(leaves_one))
+        builder.cbranch(fits, body, done)
         builder.position_at_end(body)
         here_row = builder.load(row)
         pointers = {

@@ -121,6 +121,11 @@ class Form:
         return int(self.lengths.sum()) if self.is_list else self.lengths.size * self.padded_steps
 
     @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Behind which row of the flat matrix each row ends, with the zeros behind its steps."""
+        return self.starts + (self.lengths if self.is_list else self.padded_steps)
+
+    @functools.cached_property
     def layout(self) -> Layout:
         """Where the steps stand in packed order; that of a full array is made once for its shape."""
         if self.is_full:

@@ -13,8 +13,10 @@ from numbarnn.sequences import Layout
 
 LENGTHS = np.array([2, 9, 1, 5, 9, 4])
 LONGEST = 9
-# Each sequence begins a whole padded row behind the one before: what lies between them is nobody's.
+# Each sequence begins a whole padded row behind the one before; zeros follow its steps up to two rows short
+# of the next one, and those are nobody's.
 STARTS = np.arange(LENGTHS.size) * LONGEST
+ENDS = np.maximum(STARTS + LONGEST - 2, STARTS + LENGTHS)
 FLAT_ROWS = LENGTHS.size * LONGEST
 JUNK = 7.0  # in memory that is yet to be written
 
@@ -40,7 +42,8 @@ class Exchange:
             layout.row_cuts(parts), self.ports, size, FLAT_ROWS, STARTS, layout.order, layout.active,
             layout.row_cuts(bands), bands_of(layout, bands).gate_offset, self.packed,
         )  # fmt: skip
-        self.program = Program([record(read_rows, *arguments), record(write_rows, *arguments)])
+        writing = record(write_rows, *arguments, LENGTHS, ENDS)
+        self.program = Program([record(read_rows, *arguments), writing])
 
     def run(self, flat):
         no_states = np.zeros((1, 1, 1, 1), self.dtype), (np.zeros((0, 0, 0), self.dtype),) * 2
@@ -66,13 +69,16 @@ def flat_matrix(size, dtype, seed=0):
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_rows_there_and_back(parts, size, dtype):
     exchange, rows = Exchange(size, dtype, parts), valid_rows()
-    between = np.setdiff1d(np.arange(FLAT_ROWS), rows)
+    behind = [row for i in range(LENGTHS.size) for row in range(STARTS[i] + LENGTHS[i], ENDS[i])]
+    between = np.setdiff1d(np.arange(FLAT_ROWS), [*rows, *behind])
+    assert len(behind) > 0 and len(between) > 0
     for seed in range(3):
         flat = flat_matrix(size, dtype, seed)
         assert exchange.run(flat) == NO_FAULT
         np.testing.assert_array_equal(exchange.packed[:, :size], flat[rows])
         np.testing.assert_array_equal(exchange.packed[:, size:], 0.0)
         np.testing.assert_array_equal(exchange.written[rows], flat[rows])
+        np.testing.assert_array_equal(exchange.written[behind], 0.0)
         np.testing.assert_array_equal(exchange.written[between], JUNK)
 
 

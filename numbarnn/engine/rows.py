@@ -3,7 +3,8 @@
 The caller's matrix is *flat*: the steps of one sequence stand one after the other, and sequence i begins at
 row ``starts[i]``. In the packed matrix step t of the sequence at place b is row ``offset[t] + b``, for the
 ``active[t]`` sequences that still run; ``order[b]`` is the caller's sequence at place b. Packed rows are
-padded to whole vectors, with zeros.
+padded to whole vectors, with zeros. In an array with lengths, zeros follow the steps of sequence i up to row
+``ends[i]``.
 """
 
 from numbarnn.engine.atomics import atomic_load, compare_exchange
@@ -57,6 +58,16 @@ def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_
                     store_part(flat, target * size + column, values, size - column)
 
 
+@inlined
+def _clear_behind(first, stop, starts, lengths, ends, order, flat):
+    """Zeros from the last step of each place on."""
+    for b in range(first, stop):
+        i = order[b]
+        for row in range(starts[i] + lengths[i], ends[i]):
+            for column in range(flat.shape[1]):
+                flat[row, column] = 0.0
+
+
 @kernel
 def pack_rows(flat, starts, order, active, offset, packed):
     """Flat rows into the packed matrix."""
@@ -99,17 +110,21 @@ def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cu
 
 @inlined
 def _write_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+    (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed, lengths,
+     ends) = arguments  # fmt: skip
     flat = array_at(ports[OUTPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         _unpack_places(first, stop, packed, starts, order, active, offsets[band], band_cuts[band], flat)
+    _clear_behind(cuts[part], cuts[part + 1], starts, lengths, ends, order, flat)
 
 
 @kernel
-def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """`read_rows` the other way, to the flat matrix behind the port OUTPUT."""
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
+def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed,
+               lengths, ends):  # fmt: skip
+    """`read_rows` the other way, to the matrix behind the port OUTPUT, and zeros behind each sequence."""
+    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed, lengths,
+                 ends)  # fmt: skip
     fork(team, cuts.size - 1, _write_part, arguments)
 
 

@@ -18,7 +18,6 @@ from numbarnn.sequences import (
     Steps,
     check_finite,
     fault_error,
-    flat_matrix,
     full_form,
     in_form,
     read_like,
@@ -210,7 +209,7 @@ class Recurrent(Layer):
             check_finite(steps, x_name)
             self.build(steps.width())
         run = self.take_pass(training)
-        y = flat_matrix(form, self.output_size(0), self.dtype)
+        y = np.empty((form.flat_rows, self.output_size(0)), self.dtype)
         states = self._room_for_states(form.layout.rows)
         fault = run.forward_on(form, seed, initial, steps.values, y, states)
         if fault != NO_FAULT:
@@ -264,7 +263,7 @@ class Recurrent(Layer):
         input_gradient = arguments.flag("input_gradient", input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, "dstate")
-        dx = flat_matrix(form, self.known_input_size, self.dtype) if input_gradient else None
+        dx = np.empty((form.flat_rows, self.known_input_size), self.dtype) if input_gradient else None
         dstates = self._room_for_states(layout.rows)
         fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:

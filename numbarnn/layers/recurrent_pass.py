@@ -344,12 +344,12 @@ class RecurrentPass(Pass):
         for k in range(self.count):
             calls.append(self._states_call(take_in_states, k, self.states[k], self._first_rows(k)))
         calls += self.forward_calls
-        rows = self._rows_arguments(form, self._width)
         if layer.directions == 1:
             # The outputs are the states: from there to the caller, without a matrix between.
-            calls.append(self.record(write_rows, *rows, bands.cuts, bands.next_slot, self.states[-1][0]))
+            place = bands.cuts, bands.next_slot, self.states[-1][0]
         else:
-            calls.append(self.record(write_rows, *rows, *self._packed_order(), self.output))
+            place = *self._packed_order(), self.output
+        calls.append(self._write_rows_call(form, self._width, place))
         for k in range(self.count):
             calls.append(self._states_call(hand_out_states, k, self.states[k], self._final_rows(k)))
         self.caller_program = Program(calls)
@@ -357,6 +357,11 @@ class RecurrentPass(Pass):
 
     def _rows_arguments(self, form, size):
         return self.ports, size, form.flat_rows, form.starts, self.bands.order, self.bands.active
+
+    def _write_rows_call(self, form, size, place):
+        """From a place, given as cuts between bands, offsets and matrix, to the caller."""
+        rows = self._rows_arguments(form, size)
+        return self.record(write_rows, *rows, *place, form.lengths, form.ends)
 
     def _packed_order(self):
         """A matrix in packed order, as the one band that it is."""
@@ -507,8 +512,8 @@ class RecurrentPass(Pass):
                 calls.append(self._states_call(take_in_states, k, carry, bands.carry_rows))
             calls += self.backward_calls
             if need_dx:
-                rows = self._rows_arguments(form, self.layer.known_input_size)
-                calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, self.dinputs[0]))
+                place = bands.cuts, bands.gate_offset, self.dinputs[0]
+                calls.append(self._write_rows_call(form, self.layer.known_input_size, place))
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(hand_out_states, k, carry, bands.carry_rows))
             self.caller_backward_program = Program(calls)

@@ -1,5 +1,7 @@
 """Table 1: a layer's forward pass and its training step, beside every other library."""
 
+import math
+import statistics
 import sys
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,19 +9,22 @@ from typing import NamedTuple
 from benchmarks.comparison.libraries import OURS, Process, Settings
 from benchmarks.comparison.markdown import milliseconds, table
 from benchmarks.comparison.rounds import check_agreement, geometric_mean, measure, medians
+from benchmarks.distance import MEETINGS
 from benchmarks.problems import Shape, training_operations
 
 UNDISTURBED = 0.9  # share of the peak that a row must have found
 
 
 class Row(NamedTuple):
-    """Median times in ms of one cell and shape, by library, and the processor's peak in GFLOP/s meanwhile."""
+    """Median times in ms of one cell and shape, by library; the processor's peak in GFLOP/s meanwhile, and
+    how many nanoseconds a meeting of two threads took, NaN where there is one."""
 
     cell: str
     shape: Shape
     forward: dict[str, float]
     train: dict[str, float]
     peak: float
+    meeting: float
 
 
 class Figures(NamedTuple):
@@ -46,9 +51,11 @@ def measure_layers(
             check_agreement(processes, "layer", problem)
             times = measure(processes, "layer", problem, settings.rounds)
             # Beside every row, to tell where other programs disturbed it.
-            operations = float(ours.results("peak", [settings.threads])["operations"])
-            peak = operations / ours.ask("peak", [settings.threads])["peak"] / 1e6
-            rows.append(Row(cell, shape, medians(times, "forward"), medians(times, "train"), peak))
+            operations = float(ours.results("machine", [settings.threads])["operations"])
+            taken = ours.ask("machine", [settings.threads])
+            peak = operations / taken["peak"] / 1e6
+            meeting = 1e6 * taken.get("meetings", math.nan) / MEETINGS
+            rows.append(Row(cell, shape, medians(times, "forward"), medians(times, "train"), peak, meeting))
             print(f"{cell} {shape}: {describe(rows[-1])}", file=sys.stderr, flush=True)
     return Figures(rows, list(processes))
 
@@ -73,8 +80,17 @@ def markdown(figures: Figures) -> list[str]:
         "",
         *half(figures, "forward", None),
         "",
-        f"Peak of the FMA units: {peak:.0f} GFLOP/s.{said if disturbed else ''}",
+        f"Peak of the FMA units: {peak:.0f} GFLOP/s.{said if disturbed else ''}{distance(figures.rows)}",
     ]
+
+
+def distance(rows: list[Row]) -> str:
+    """How far apart the cores of two threads were: what threads read of each other takes as long."""
+    meetings = sorted(row.meeting for row in rows)
+    if math.isnan(meetings[0]):
+        return ""
+    middle = statistics.median(meetings)
+    return f" Two threads met in {middle:.0f} ns ({meetings[0]:.0f} to {meetings[-1]:.0f}, row by row)."
 
 
 def half(figures: Figures, kind: str, peak: float | None) -> list[str]:

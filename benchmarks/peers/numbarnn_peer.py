@@ -5,6 +5,7 @@ import numpy as np
 import numbarnn
 from benchmarks import vowels
 from benchmarks.comparison.work import Work
+from benchmarks.distance import Distance
 from benchmarks.peak import Peak
 from benchmarks.problems import (
     RAGGED_OPTIONS,
@@ -61,6 +62,10 @@ def fit(epochs: int) -> Work:
     return Work({"fit": run}, lambda: {"accuracy": np.array(models[0].evaluate(x_test, y_test)["accuracy"])})
 
 
-def peak(threads: int) -> Work:
+def machine(threads: int) -> Work:
+    """What the processor gives at all: multiplications and additions, and meetings of two threads."""
     chains = Peak(threads)
-    return Work({"peak": chains.run}, lambda: {"operations": np.array(chains.operations)})
+    calls = {"peak": chains.run}
+    if threads > 1:
+        calls["meetings"] = Distance().run
+    return Work(calls, lambda: {"operations": np.array(chains.operations)})

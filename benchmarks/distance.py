@@ -5,36 +5,46 @@ core, two cores that share a cache, or two that do not. Work in which threads re
 fast or slow, whoever does it.
 """
 
+import math
+import statistics
+import time
+
+import numpy as np
+
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.meeting import BETTER_ALONE, arrive, leave, make_meeting, take_round
+from numbarnn.engine.meeting import arrive, leave, make_meeting, take_round
 from numbarnn.engine.threads import run
 
-MEETINGS = 1000
+MEETINGS, ENOUGH, RUNS = 2000, 1000, 100
 
 
 @inlined
 def _meet_part(part, arguments):
-    (meeting,) = arguments
+    (meeting, together) = arguments
+    together[part] = 0
     done = arrive(meeting, part)
     while done < MEETINGS:
-        take_round(meeting, part, done)
+        first, stop = take_round(meeting, part, done)
+        together[part] += stop - first == 1
         done += 1
     leave(meeting, done)
 
 
 @kernel
-def meet(team, meeting):
-    """Two threads meet round after round, and do nothing between."""
-    fork(team, 2, _meet_part, (meeting,))
+def meet(team, meeting, together):
+    """Two threads meet round after round, and do nothing between; counts how often they met."""
+    fork(team, 2, _meet_part, (meeting, together))
 
 
-class Distance:
-    """Two threads that meet `MEETINGS` times a call of `run`."""
-
-    def __init__(self) -> None:
-        self.meeting = make_meeting(2)
-
-    def run(self) -> None:
-        self.meeting[BETTER_ALONE] = 0  # with nothing to do between, it always is
-        run(meet, 2, self.meeting)
+def meeting_nanoseconds() -> float:
+    """How long two threads take to meet, in the middle of many runs; NaN where the second one never came."""
+    meeting, together = make_meeting(2, trials=False), np.zeros(2, np.int64)
+    taken = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        run(meet, 2, meeting, together)
+        seconds = time.perf_counter() - began
+        if together.min() >= ENOUGH:
+            taken.append(1e9 * seconds / together.min())
+    return statistics.median(taken) if taken else math.nan

@@ -1,5 +1,7 @@
 """Parts that need each other's results round after round, on as many threads as there are."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -7,12 +9,13 @@ from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import ALONE, fork
 from numbarnn.engine.meeting import (
     BETTER_ALONE,
-    FIRST_TRIAL,
+    BETWEEN_TRIALS,
     LINE_WORDS,
+    NEXT_TRIAL,
+    NO_TRIALS,
     NOTES,
+    ON_TRIAL,
     PROGRESS,
-    RUNS,
-    RUNS_A_TRIAL,
     TOGETHER_TO,
     arrive,
     leave,
@@ -71,28 +74,48 @@ def check_one_run(meeting, rounds, parts, alone=False):
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 32, 40])
 @pytest.mark.parametrize("rounds", [1, 8, TOGETHER_TO + 5])
-def test_rounds_wait_for_each_other(parts, rounds):
-    """Over two trials, with more parts than cores, and more than are offered at a time."""
-    meeting = make_meeting(parts)
-    for _ in range(FIRST_TRIAL + RUNS_A_TRIAL + 3):
+@pytest.mark.parametrize("trials", [False, True])
+def test_rounds_wait_for_each_other(parts, rounds, trials):
+    """With more parts than cores, and more than are offered at a time."""
+    meeting = make_meeting(parts, trials)
+    for _ in range(50):
         check_one_run(meeting, rounds, parts)
-    assert meeting[RUNS] == FIRST_TRIAL + RUNS_A_TRIAL + 3
+    assert (meeting[NEXT_TRIAL] == NO_TRIALS) == (not trials)
+
+
+def test_every_run_a_trial():
+    meeting = make_meeting(2, trials=True)
+    for _ in range(200):
+        meeting[NEXT_TRIAL] = 0
+        check_one_run(meeting, 2 * TOGETHER_TO, 2)
+        assert meeting[ON_TRIAL] == 1
+
+
+def test_trials_are_now_and_then():
+    meeting, trials = make_meeting(2, trials=True), 0
+    began = time.perf_counter()
+    for _ in range(2000):
+        check_one_run(meeting, 2, 2)
+        trials += meeting[ON_TRIAL]
+    assert 1 <= trials <= 1 + (time.perf_counter() - began) / BETWEEN_TRIALS
 
 
 @pytest.mark.parametrize("better_alone", [0, 1])
 def test_either_way_does_the_same(better_alone):
-    meeting = make_meeting(2)
-    for _ in range(2 * RUNS_A_TRIAL):
+    meeting = make_meeting(2, trials=True)
+    for _ in range(100):
         meeting[BETTER_ALONE] = better_alone
         check_one_run(meeting, 2 * TOGETHER_TO, 2)
 
 
 def test_parts_one_after_the_other():
-    meeting = make_meeting(3)
-    for _ in range(2 * RUNS_A_TRIAL):
+    meeting = make_meeting(3, trials=True)
+    for _ in range(100):
+        meeting[NEXT_TRIAL] = 0
         check_one_run(meeting, 2 * TOGETHER_TO, 3, alone=True)
+        assert meeting[BETTER_ALONE] == 0  # nothing was compared
 
 
 def test_flags_of_threads_share_no_cache_line():
     assert NOTES % LINE_WORDS == PROGRESS % LINE_WORDS == 0
-    assert make_meeting(3).size == PROGRESS + 3 * LINE_WORDS
+    assert make_meeting(3, trials=True).size == PROGRESS + 3 * LINE_WORDS

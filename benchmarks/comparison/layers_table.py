@@ -9,7 +9,6 @@ from typing import NamedTuple
 from benchmarks.comparison.libraries import OURS, Process, Settings
 from benchmarks.comparison.markdown import milliseconds, table
 from benchmarks.comparison.rounds import check_agreement, geometric_mean, measure, medians
-from benchmarks.distance import MEETINGS
 from benchmarks.problems import Shape, training_operations
 
 UNDISTURBED = 0.9  # share of the peak that a row must have found
@@ -17,7 +16,7 @@ UNDISTURBED = 0.9  # share of the peak that a row must have found
 
 class Row(NamedTuple):
     """Median times in ms of one cell and shape, by library; the processor's peak in GFLOP/s meanwhile, and
-    how many nanoseconds a meeting of two threads took, NaN where there is one."""
+    how many nanoseconds a meeting of two threads took, NaN where there were none."""
 
     cell: str
     shape: Shape
@@ -51,10 +50,9 @@ def measure_layers(
             check_agreement(processes, "layer", problem)
             times = measure(processes, "layer", problem, settings.rounds)
             # Beside every row, to tell where other programs disturbed it.
-            operations = float(ours.results("machine", [settings.threads])["operations"])
-            taken = ours.ask("machine", [settings.threads])
-            peak = operations / taken["peak"] / 1e6
-            meeting = 1e6 * taken.get("meetings", math.nan) / MEETINGS
+            machine = ours.results("machine", [settings.threads])
+            taken = ours.ask("machine", [settings.threads])["peak"]
+            peak, meeting = float(machine["operations"]) / taken / 1e6, float(machine["meeting"])
             rows.append(Row(cell, shape, medians(times, "forward"), medians(times, "train"), peak, meeting))
             print(f"{cell} {shape}: {describe(rows[-1])}", file=sys.stderr, flush=True)
     return Figures(rows, list(processes))
@@ -86,8 +84,8 @@ def markdown(figures: Figures) -> list[str]:
 
 def distance(rows: list[Row]) -> str:
     """How far apart the cores of two threads were: what threads read of each other takes as long."""
-    meetings = sorted(row.meeting for row in rows)
-    if math.isnan(meetings[0]):
+    meetings = sorted(row.meeting for row in rows if not math.isnan(row.meeting))
+    if not meetings:
         return ""
     middle = statistics.median(meetings)
     return f" Two threads met in {middle:.0f} ns ({meetings[0]:.0f} to {meetings[-1]:.0f}, row by row)."

@@ -5,7 +5,7 @@ import numpy as np
 import numbarnn
 from benchmarks import vowels
 from benchmarks.comparison.work import Work
-from benchmarks.distance import Distance
+from benchmarks.distance import meeting_nanoseconds
 from benchmarks.peak import Peak
 from benchmarks.problems import (
     RAGGED_OPTIONS,
@@ -65,7 +65,9 @@ def fit(epochs: int) -> Work:
 def machine(threads: int) -> Work:
     """What the processor gives at all: multiplications and additions, and meetings of two threads."""
     chains = Peak(threads)
-    calls = {"peak": chains.run}
-    if threads > 1:
-        calls["meetings"] = Distance().run
-    return Work(calls, lambda: {"operations": np.array(chains.operations)})
+
+    def results() -> dict[str, np.ndarray]:
+        meeting = meeting_nanoseconds() if threads > 1 else np.nan
+        return {"operations": np.array(chains.operations), "meeting": np.array(meeting)}
+
+    return Work({"peak": chains.run}, results)

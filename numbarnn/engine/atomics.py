@@ -3,12 +3,16 @@
 The plain Python bodies serve where the JIT is off, and no second thread runs kernels.
 """
 
-from numba.core import types
+import platform
+
+from llvmlite import ir
+from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from numbarnn.engine.simd import element_pointer
 
 WORD_BYTES = 8
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 
 def atomic_load(words, index):
@@ -33,6 +37,27 @@ def compare_exchange(words, index, expected, value):
         return False
     words[index] = value
     return True
+
+
+def relax():
+    """Say that this thread only waits: another one that shares its core gets more of it."""
+
+
+@intrinsic
+def _relax(typingctx):
+    def codegen(context, builder, sig, args):
+        if IS_X86:
+            function_type = ir.FunctionType(ir.VoidType(), [])
+            pause = cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse2.pause")
+            builder.call(pause, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@overload(relax)
+def _overload_relax():
+    return lambda: _relax()
 
 
 @intrinsic

@@ -13,8 +13,9 @@ each thread runs its own part and waits for the others between rounds::
     leave(meeting, done)
 
 What a meeting costs depends on where the system has put the threads: a tenth of a microsecond on cores that
-share a cache, one microsecond on cores far apart. So every now and then a run is a trial: some rounds of it
-are timed alone, some together, and the runs up to the next trial go the way that was faster.
+share a cache, one microsecond on cores far apart. Where rounds are that short, a run every few milliseconds
+is a *trial*: some rounds of it are timed alone, some together, and the runs up to the next trial go the way
+that was faster.
 
 A meeting is an int64 array of `make_meeting`.
 """
@@ -26,31 +27,36 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
-from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store
+from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, relax
 from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
 
 # Words of a meeting. On a cache line of its own each: how many parts have begun, one more than the first
 # round that all are there for, how many have left, and from PROGRESS on the round that each part is in.
-# Between runs they are 0. On one more line are the leader's notes, which stay.
+# Between runs they are 0. On two more lines are the leader's notes, which stay.
 LINE_WORDS = 8
-ARRIVED, TOGETHER, LEFT, NOTES, PROGRESS = range(0, 5 * LINE_WORDS, LINE_WORDS)
-RUNS, LEADER, BEGAN, ALONE_TOOK, BETTER_ALONE, CLOCK_ADDRESS, CLOCK = range(NOTES, NOTES + 7)
+ARRIVED, TOGETHER, LEFT, NOTES = range(0, 4 * LINE_WORDS, LINE_WORDS)
+PROGRESS = NOTES + 2 * LINE_WORDS
+NEXT_TRIAL, LEADER, ON_TRIAL, BEGAN, ALONE_TOOK, BETTER_ALONE, CLOCK = range(NOTES, NOTES + 7)
+CLOCK_ADDRESS = NOTES + LINE_WORDS
 WORD_BYTES = 8
 
-# A trial times as many rounds alone as together. The first run of all finds nothing in the caches.
-RUNS_A_TRIAL, FIRST_TRIAL = 64, 3
+# A trial times as many rounds alone as together.
 ALONE_FROM, ALONE_TO, TOGETHER_FROM, TOGETHER_TO = 1, 9, 11, 19
+BETWEEN_TRIALS = 0.02  # seconds
+NO_TRIALS = np.iinfo(np.int64).max  # in NEXT_TRIAL
 WORTH_MEETING = 7 / 8  # of the time alone, for other threads have something better to do
 
-# Looks at a word before the processor is offered to another thread: the system may have put the very
+# Looks at a word before a thread takes it easier, and before the processor is offered to another thread: the system may have put the very
 # thread that we wait for on our own core, and NumPy's threads want to work between our kernels.
+LOOKS_BEFORE_RELAXING = 200
 LOOKS_BEFORE_YIELD = 1000
 
 
-def make_meeting(parts: int) -> np.ndarray:
-    """A meeting of so many parts."""
+def make_meeting(parts: int, trials: bool) -> np.ndarray:
+    """A meeting of so many parts; with trials, or always together."""
     meeting = np.zeros(PROGRESS + parts * LINE_WORDS, np.int64)
     meeting[CLOCK_ADDRESS] = meeting.ctypes.data + CLOCK * WORD_BYTES
+    meeting[NEXT_TRIAL] = 0 if trials else NO_TRIALS
     return meeting
 
 
@@ -62,6 +68,7 @@ def read_clock(meeting):
 if sys.platform == "win32":
     yield_processor = types.ExternalFunction("SwitchToThread", types.int32())
     _read = types.ExternalFunction("QueryPerformanceCounter", types.int32(types.intp))
+    CLOCK_PAUSE = int(BETWEEN_TRIALS * 1e7)  # it counts ten million a second
 
     @overload(read_clock, jit_options=INLINED_OPTIONS)
     def _overload_read_clock(meeting):
@@ -75,6 +82,7 @@ else:
     _read = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
     _MONOTONIC = time.CLOCK_MONOTONIC
     NANOSECONDS = 1_000_000_000
+    CLOCK_PAUSE = int(BETWEEN_TRIALS * NANOSECONDS)
 
     @overload(read_clock, jit_options=INLINED_OPTIONS)
     def _overload_read_clock(meeting):
@@ -91,9 +99,11 @@ def wait_for(words, index, least):
     looks = 0
     while atomic_load(words, index) < least:
         looks += 1
-        if looks == LOOKS_BEFORE_YIELD:
-            looks = 0
-            yield_processor()
+        if looks > LOOKS_BEFORE_RELAXING:
+            relax()
+            if looks == LOOKS_BEFORE_YIELD:
+                looks = 0
+                yield_processor()
 
 
 @inlined
@@ -105,8 +115,12 @@ def _parts(meeting):
 def arrive(meeting, part):
     """The first round for this part."""
     if atomic_add(meeting, ARRIVED, 1) == 0:
-        meeting[RUNS] += 1
         meeting[LEADER] = part
+        if meeting[NEXT_TRIAL] != NO_TRIALS:
+            now = read_clock(meeting)
+            meeting[ON_TRIAL] = 1 if now > meeting[NEXT_TRIAL] else 0
+            if meeting[ON_TRIAL]:
+                meeting[NEXT_TRIAL] = now + CLOCK_PAUSE
         return 0
     wait_for(meeting, TOGETHER, 1)
     return atomic_load(meeting, TOGETHER) - 1
@@ -116,7 +130,7 @@ def arrive(meeting, part):
 def take_round(meeting, part, done):
     """Begin a round, all parts having done the ones before; which parts to run."""
     parts = _parts(meeting)
-    if done <= TOGETHER_TO and meeting[LEADER] == part and meeting[RUNS] % RUNS_A_TRIAL == FIRST_TRIAL:
+    if done <= TOGETHER_TO and meeting[ON_TRIAL] and meeting[LEADER] == part:
         _time_round(meeting, done)
     if atomic_load(meeting, TOGETHER) == 0:
         if not _may_meet(meeting, done) or atomic_load(meeting, ARRIVED) < parts:
@@ -130,7 +144,7 @@ def take_round(meeting, part, done):
 
 @inlined
 def _may_meet(meeting, done):
-    if meeting[RUNS] % RUNS_A_TRIAL == FIRST_TRIAL:
+    if meeting[ON_TRIAL]:
         return done >= ALONE_TO
     return meeting[BETTER_ALONE] == 0
 

@@ -300,7 +300,9 @@ class RecurrentPass(Pass):
     def _record_by_units(self, kernel, pieces, size, *arguments):
         """A kernel that shares out units, in pieces of this size."""
         parts = min(self.threads, pieces, MOST_PARTS)
-        return record(kernel, make_meeting(parts), size * even_cuts(pieces, parts), *arguments)
+        # Steps of many rows take so long that meetings always pay.
+        meeting = make_meeting(parts, trials=self.layout.rows < self.threads)
+        return record(kernel, meeting, size * even_cuts(pieces, parts), *arguments)
 
     def _join_call(self, k, target):
         """What brings the outputs of a direction to their place in packed order."""

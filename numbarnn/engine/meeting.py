@@ -46,8 +46,9 @@ BETWEEN_TRIALS = 0.02  # seconds
 NO_TRIALS = np.iinfo(np.int64).max  # in NEXT_TRIAL
 WORTH_MEETING = 7 / 8  # of the time alone, for other threads have something better to do
 
-# Looks at a word before a thread takes it easier, and before the processor is offered to another thread: the system may have put the very
-# thread that we wait for on our own core, and NumPy's threads want to work between our kernels.
+# Looks at a word before a thread takes it easier, and before the processor is offered to another thread: the
+# system may have put the very thread that we wait for on our own core, and NumPy's threads want to work
+# between our kernels.
 LOOKS_BEFORE_RELAXING = 200
 LOOKS_BEFORE_YIELD = 1000
 

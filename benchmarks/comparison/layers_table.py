@@ -8,21 +8,29 @@ from typing import NamedTuple
 
 from benchmarks.comparison.libraries import OURS, Process, Settings
 from benchmarks.comparison.markdown import milliseconds, table
-from benchmarks.comparison.rounds import check_agreement, geometric_mean, measure, medians
+from benchmarks.comparison.rounds import (
+    check_agreement,
+    geometric_mean,
+    measure,
+    median_ratio,
+    medians,
+)
 from benchmarks.problems import Shape, training_operations
 
 UNDISTURBED = 0.9  # share of the peak that a row must have found
 
 
 class Row(NamedTuple):
-    """Median times in ms of one cell and shape, by library; the processor's peak in GFLOP/s meanwhile, and
-    how many nanoseconds a meeting of two threads took, NaN where there were none."""
+    """Median times in ms of one cell and shape, by library; the processor's peak in GFLOP/s meanwhile and the
+    share of it that training reached, round by round; how many nanoseconds a meeting of two threads took,
+    NaN where there were none."""
 
     cell: str
     shape: Shape
     forward: dict[str, float]
     train: dict[str, float]
     peak: float
+    share: float
     meeting: float
 
 
@@ -49,11 +57,13 @@ def measure_layers(
             problem = [cell, str(shape)]
             check_agreement(processes, "layer", problem)
             times = measure(processes, "layer", problem, settings.rounds)
-            # Beside every row, to tell where other programs disturbed it.
             machine = ours.results("machine", [settings.threads])
-            taken = ours.ask("machine", [settings.threads])["peak"]
-            peak, meeting = float(machine["operations"]) / taken / 1e6, float(machine["meeting"])
-            rows.append(Row(cell, shape, medians(times, "forward"), medians(times, "train"), peak, meeting))
+            operations = float(machine["operations"])
+            peak = operations / medians(times, "peak")[OURS.title] / 1e6
+            parts = training_operations(cell, shape) / operations
+            share = parts * median_ratio(times[OURS.title], "peak", "train")
+            found = peak, share, float(machine["meeting"])
+            rows.append(Row(cell, shape, medians(times, "forward"), medians(times, "train"), *found))
             print(f"{cell} {shape}: {describe(rows[-1])}", file=sys.stderr, flush=True)
     return Figures(rows, list(processes))
 
@@ -72,11 +82,11 @@ def markdown(figures: Figures) -> list[str]:
     return [
         "### Training step",
         "",
-        *half(figures, "train", peak),
+        *half(figures, "train"),
         "",
         "### Forward pass",
         "",
-        *half(figures, "forward", None),
+        *half(figures, "forward"),
         "",
         f"Peak of the FMA units: {peak:.0f} GFLOP/s.{said if disturbed else ''}{distance(figures.rows)}",
     ]
@@ -91,21 +101,21 @@ def distance(rows: list[Row]) -> str:
     return f" Two threads met in {middle:.0f} ns ({meetings[0]:.0f} to {meetings[-1]:.0f}, row by row)."
 
 
-def half(figures: Figures, kind: str, peak: float | None) -> list[str]:
-    """Forward or training; with a `peak`, also how much of it was reached."""
+def half(figures: Figures, kind: str) -> list[str]:
+    """Forward or training; with the latter, also how much of the peak was reached."""
     present = [title for title in figures.titles if title in getattr(figures.rows[0], kind)]
     header = ["cell", "B,T,I,H", *present]
     compared = len(present) > 1
     header += ["best / ours"] if compared else []
-    header += ["GFLOP/s", "of the peak"] if peak else []
+    header += ["GFLOP/s", "of the peak"] if kind == "train" else []
     lines = []
     for row in figures.rows:
         times = getattr(row, kind)
         line = [row.cell, str(row.shape), *(milliseconds(times[title]) for title in present)]
         line += [f"{ratios(times)['best']:.2f}"] if compared else []
-        if peak:
+        if kind == "train":
             speed = training_operations(row.cell, row.shape) / times[OURS.title] / 1e6
-            line += [f"{speed:.0f}", f"{speed / peak:.0%}"]
+            line += [f"{speed:.0f}", f"{row.share:.0%}"]
         lines.append(line)
     result = table(header, lines, text_columns=2)
     return [*result, "", *means(figures, kind)] if compared else result

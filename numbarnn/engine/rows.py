@@ -128,6 +128,19 @@ def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_c
     fork(team, cuts.size - 1, _write_part, arguments)
 
 
+@inlined
+def _clear_part(part, arguments):
+    cuts, ports, size, flat_rows, starts, order, lengths, ends, like = arguments
+    flat = array_at(ports[OUTPUT], flat_rows, size, like)
+    _clear_behind(cuts[part], cuts[part + 1], starts, lengths, ends, order, flat)
+
+
+@kernel
+def clear_rows(team, cuts, ports, size, flat_rows, starts, order, lengths, ends, like):
+    """Zeros behind each sequence in the flat matrix behind the port OUTPUT, of the dtype of `like`."""
+    fork(team, cuts.size - 1, _clear_part, (cuts, ports, size, flat_rows, starts, order, lengths, ends, like))
+
+
 @kernel
 def first_fault(values, starts, lengths):
     """The first flat row, among the valid ones, with NaN or infinity in it, or NO_FAULT."""

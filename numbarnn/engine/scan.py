@@ -23,6 +23,7 @@ from numbarnn.engine.host import PANEL_VECTORS
 from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
+from numbarnn.engine.program import OUTPUT, array_at
 from numbarnn.engine.simd import (
     lane_count,
     load,
@@ -72,12 +73,13 @@ def project(weights, x, gates, x_row, gate_row, rows, first, stop):
 
 @inlined
 def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, first_panel, stop_panel,
-                 upward):  # fmt: skip
+                 t, y, y_starts, first_place):  # fmt: skip
     """One time step of some rows: the recurrent product and the cell, one panel of units after the other.
 
-    `upward` says in which direction to go through the panels. Turning round from step to step finds the
-    last panels of the step before still in the cache.
+    Turning round in the panels from step to step finds the last ones of the step before still in the cache.
+    Outputs of the place b go to row ``y_starts[b] + t`` of `y` too, unless `y_starts` is empty.
     """
+    upward = t % 2 == 0
     width = lane_count(gates)
     sum_count, product = slots(weights), window(weights)
     gate_stride, units = gates.shape[1], states[0].shape[1]
@@ -110,12 +112,24 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
                 if keep:
                     store_run(gates, here, saved)
                 store_each(states, (new_row + b) * units + unit, new)
+                if y_starts.size > 0:
+                    place = (y_starts[first_place + b] + t) * hidden + unit
+                    if hidden - unit >= width:
+                        store(y, place, new[0])
+                    else:
+                        store_part(y, place, new[0], hidden - unit)
+
+
+@inlined
+def _outputs(ports, y_rows, y_starts, weights, like):
+    """The caller's matrix of outputs, or one without rows where none is asked for."""
+    return array_at(ports[OUTPUT], y_rows if y_starts.size > 0 else 0, weights.recurrent.shape[1], like)
 
 
 @inlined
 def _forward_rows(part, arguments):
-    (cuts, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot,
-     reverse) = arguments  # fmt: skip
+    (cuts, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot, reverse,
+     ports, y_rows, y_starts) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     row_count = row_stop - row_start
     if row_count == 0:
@@ -123,6 +137,7 @@ def _forward_rows(part, arguments):
     steps, gate_stride = active.size, kept_gates.shape[1]
     chunk = max(1, GATE_CHUNK_BYTES // (row_count * gate_stride * kept_gates.itemsize))
     gates = kept_gates if keep else np.empty((chunk * row_count, gate_stride), kept_gates.dtype)
+    y = _outputs(ports, y_rows, y_starts, weights, kept_gates)
     groups = states[0].shape[1] // lane_count(gates)
     panels = -(-groups // groups_at_once(weights))
     for done in range(0, steps, chunk):
@@ -146,15 +161,15 @@ def _forward_rows(part, arguments):
             if rows > 0:
                 gate_row = gate_offset[part, t] - first_sum
                 previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
-                upward = t % 2 == 0
                 step_forward(
-                    weights, states, gates, keep, gate_row, previous_row, new_row, rows, 0, panels, upward
-                )
+                    weights, states, gates, keep, gate_row, previous_row, new_row, rows, 0, panels, t, y,
+                    y_starts, row_start,
+                )  # fmt: skip
 
 
 @kernel
 def forward(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
-            reverse):  # fmt: skip
+            reverse, ports, y_rows, y_starts):  # fmt: skip
     """All time steps of all rows.
 
     Parameters
@@ -181,17 +196,21 @@ def forward(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, a
         The bands of gates and states.
     reverse : bool
         Whether time runs backwards.
+    ports, y_rows, y_starts
+        The outputs go to the caller's matrix (y_rows, H) behind the port OUTPUT as well, in which the
+        sequence at place b begins at row ``y_starts[b]``; nowhere if that is empty.
     """
     arguments = (cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
-                 reverse)  # fmt: skip
+                 reverse, ports, y_rows, y_starts)  # fmt: skip
     fork(team, cuts.size - 1, _forward_rows, arguments)
 
 
 @inlined
 def _forward_units(part, arguments):
-    (meeting, cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot,
-     reverse) = arguments  # fmt: skip
+    (meeting, cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot, reverse, ports,
+     y_rows, y_starts) = arguments  # fmt: skip
     steps, block = active.size, groups_at_once(weights)
+    y = _outputs(ports, y_rows, y_starts, weights, gates)
     groups = states[0].shape[1] // lane_count(gates)
     chunk = max(1, ROWS_PROJECTED_AT_ONCE // active[0])
     done = arrive(meeting, part)
@@ -214,7 +233,7 @@ def _forward_units(part, arguments):
         if active[t] > 0:
             step_forward(
                 weights, states, gates, keep, gate_offset[0, t] - first_sum, slot[0, t + reverse],
-                slot[0, t + 1 - reverse], active[t], first_panel, stop_panel, t % 2 == 0,
+                slot[0, t + 1 - reverse], active[t], first_panel, stop_panel, t, y, y_starts, 0,
             )  # fmt: skip
         done += 1
     leave(meeting, done)
@@ -222,7 +241,7 @@ def _forward_units(part, arguments):
 
 @kernel
 def forward_by_units(team, meeting, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active,
-                     gate_offset, slot, reverse):  # fmt: skip
+                     gate_offset, slot, reverse, ports, y_rows, y_starts):  # fmt: skip
     """`forward`, shared out by hidden units: `cuts` are between panels, and threads meet at every step.
 
     Each thread reads its share of the weights alone, which matters where they do not fit its cache, and has
@@ -230,7 +249,7 @@ def forward_by_units(team, meeting, cuts, weights, x, x_offset, x_in_bands, stat
     ``keep=False`` `gates` needs `ROWS_PROJECTED_AT_ONCE` rows, or B if that is more.
     """
     arguments = (meeting, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
-                 slot, reverse)  # fmt: skip
+                 slot, reverse, ports, y_rows, y_starts)  # fmt: skip
     fork(team, cuts.size - 1, _forward_units, arguments)
 
 

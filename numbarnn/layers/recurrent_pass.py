@@ -11,7 +11,7 @@ from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
 from numbarnn.engine.meeting import make_meeting
 from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
-from numbarnn.engine.rows import read_rows, write_rows
+from numbarnn.engine.rows import clear_rows, read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.layers.bands import NO_ROOM, Bands
@@ -27,6 +27,7 @@ OPERATIONS_WORTH_A_MEETING = 1_000_000
 FEW_ROWS_OPERATIONS_WORTH_A_MEETING = 10_000
 # A batch goes where there is room for at most so many times its steps: kernels walk over all of them.
 MOST_STEPS_ROOM = 2
+NOWHERE = np.empty(0, np.int64)  # where no outputs begin
 
 
 def _whereabouts(matrix):
@@ -103,10 +104,11 @@ class RecurrentPass(Pass):
             self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
         layer.packed(self.training)
 
-    def _place(self, layout, x, sequence):
+    def _place(self, layout, x, sequence, form=None):
         """Find room for everything that forward writes, and record it.
 
-        `x` is the matrix of the inputs in packed order, or None for one of our own, in bands.
+        `x` is the matrix of the inputs in packed order, or None for one of our own, in bands. With a `form`
+        the outputs of a single direction go straight to the caller.
         """
         layer, buffers = self.layer, self.buffers
         self.packed = layer.packed(self.training)
@@ -138,7 +140,7 @@ class RecurrentPass(Pass):
             self.output = self._output_matrix(layer.num_layers - 1)
         else:
             self.last = buffers.matrix("last", rows, padded(self._width, layer.dtype))
-        self.forward_calls = self._forward_calls()
+        self.forward_calls = self._forward_calls(form)
         self.forward_program = Program(self.forward_calls + self._last_calls())
         self.placed, self.recorded_threads = _whereabouts(x), get_num_threads()
         self.placed_backward = self.placed_form = None
@@ -236,11 +238,12 @@ class RecurrentPass(Pass):
     def _stands_packed(self):
         return self.layer.directions == 1 and self.bands.count == 1
 
-    def _forward_calls(self):
+    def _forward_calls(self, form):
         layer, calls = self.layer, []
         for level in range(layer.num_layers):
             is_last = level == layer.num_layers - 1
-            chains = [[self._scan_call(k)] for k in self._numbers(level)]
+            to_caller = form if is_last and layer.directions == 1 else None
+            chains = [[self._scan_call(k, to_caller)] for k in self._numbers(level)]
             if layer.directions == 2 and (self.sequence or not is_last):
                 target = self.output if is_last else self.inputs[level + 1].matrix
                 for k, chain in zip(self._numbers(level), chains, strict=True):
@@ -285,13 +288,17 @@ class RecurrentPass(Pass):
             return [record_together(chains)]
         return [call for chain in chains for call in chain]
 
-    def _scan_call(self, k):
+    def _scan_call(self, k, to_caller):
         layer, bands = self.layer, self.bands
+        y_rows, y_starts = 0, NOWHERE
+        if to_caller is not None:
+            y_rows, y_starts = to_caller.flat_rows, to_caller.starts[bands.order]
         level, direction = divmod(k, layer.directions)
         inputs = self.inputs[level]
         arguments = (
             self.packed[k].weights, inputs.matrix, inputs.offset, inputs.in_bands, self.states[k],
             self.gates[k], self.training, bands.active, bands.gate_offset, bands.slot, direction == 1,
+            self.ports, y_rows, y_starts,
         )  # fmt: skip
         if self.by_units:
             return self._record_by_units(scan.forward_by_units, self.packed[k].blocks, 1, *arguments)
@@ -339,19 +346,20 @@ class RecurrentPass(Pass):
 
     def _place_for_caller(self, form):
         layer, layout = self.layer, form.layout
-        self._place(layout, None, sequence=True)
+        self._place(layout, None, sequence=True, form=form)
         bands, x = self.bands, self.inputs[0].matrix
         rows = self._rows_arguments(form, layer.known_input_size)
         calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, x)]
         for k in range(self.count):
             calls.append(self._states_call(take_in_states, k, self.states[k], self._first_rows(k)))
         calls += self.forward_calls
-        if layer.directions == 1:
-            # The outputs are the states: from there to the caller, without a matrix between.
-            place = bands.cuts, bands.next_slot, self.states[-1][0]
-        else:
+        if layer.directions == 2:
             place = *self._packed_order(), self.output
-        calls.append(self._write_rows_call(form, self._width, place))
+            calls.append(self._write_rows_call(form, self._width, place))
+        elif not (form.is_full or form.is_list):
+            ends = form.starts, bands.order, form.lengths, form.ends
+            like = self.states[-1][0]
+            calls.append(self.record(clear_rows, self.ports, self._width, form.flat_rows, *ends, like))
         for k in range(self.count):
             calls.append(self._states_call(hand_out_states, k, self.states[k], self._final_rows(k)))
         self.caller_program = Program(calls)

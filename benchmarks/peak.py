@@ -2,9 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 
+from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.host import lanes
 from numbarnn.engine.simd import fma, load_run, store_run
 
@@ -14,7 +14,7 @@ CHAINS = 12
 LENGTH = 500_000
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@kernel
 def run_chains(numbers, length):
     """Every register of `numbers` becomes ``length`` times half of itself plus one, which goes to two."""
     half, one = np.float32(0.5), np.float32(1.0)

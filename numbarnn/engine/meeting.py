@@ -14,8 +14,8 @@ each thread runs its own part and waits for the others between rounds::
 
 What a meeting costs depends on where the system has put the threads: a tenth of a microsecond on cores that
 share a cache, one microsecond on cores far apart. Where rounds are that short, a run every few milliseconds
-is a *trial*: some rounds of it are timed alone, some together, and the runs up to the next trial go the way
-that was faster.
+is a *trial*: some rounds of it are timed alone, some together, and its other rounds and the runs up to the
+next trial go the way that was faster.
 
 A meeting is an int64 array of `make_meeting`.
 """
@@ -37,7 +37,7 @@ LINE_WORDS = 8
 ARRIVED, TOGETHER, LEFT, NOTES = range(0, 4 * LINE_WORDS, LINE_WORDS)
 PROGRESS = NOTES + 2 * LINE_WORDS
 NEXT_TRIAL, LEADER, ON_TRIAL, BEGAN, ALONE_TOOK, BETTER_ALONE, CLOCK = range(NOTES, NOTES + 7)
-CLOCK_ADDRESS = NOTES + LINE_WORDS
+CLOCK_ADDRESS, APART = NOTES + LINE_WORDS, NOTES + LINE_WORDS + 1
 WORD_BYTES = 8
 
 # A trial times as many rounds alone as together.
@@ -116,7 +116,7 @@ def _parts(meeting):
 def arrive(meeting, part):
     """The first round for this part."""
     if atomic_add(meeting, ARRIVED, 1) == 0:
-        meeting[LEADER] = part
+        meeting[LEADER], meeting[APART] = part, 0
         if meeting[NEXT_TRIAL] != NO_TRIALS:
             now = read_clock(meeting)
             meeting[ON_TRIAL] = 1 if now > meeting[NEXT_TRIAL] else 0
@@ -129,24 +129,28 @@ def arrive(meeting, part):
 
 @inlined
 def take_round(meeting, part, done):
-    """Begin a round, all parts having done the ones before; which parts to run."""
-    parts = _parts(meeting)
-    if done <= TOGETHER_TO and meeting[ON_TRIAL] and meeting[LEADER] == part:
+    """Begin a round, all parts having done the ones before; which parts to run: all, one or none."""
+    parts, leads = _parts(meeting), meeting[LEADER] == part
+    if meeting[ON_TRIAL] and leads and done <= TOGETHER_TO:
         _time_round(meeting, done)
     if atomic_load(meeting, TOGETHER) == 0:
         if not _may_meet(meeting, done) or atomic_load(meeting, ARRIVED) < parts:
             return 0, parts
         atomic_store(meeting, TOGETHER, done + 1)
-    atomic_store(meeting, PROGRESS + part * LINE_WORDS, done)
-    for other in range(parts):
-        wait_for(meeting, PROGRESS + other * LINE_WORDS, done)
-    return part, part + 1
+    if meeting[APART] == 0 or done <= meeting[APART]:
+        atomic_store(meeting, PROGRESS + part * LINE_WORDS, done)
+        for other in range(parts):
+            wait_for(meeting, PROGRESS + other * LINE_WORDS, done)
+    # The leader said so before it began this round, if it did.
+    if meeting[APART] == 0 or done < meeting[APART]:
+        return part, part + 1
+    return (0, parts) if leads else (part, part)
 
 
 @inlined
 def _may_meet(meeting, done):
     if meeting[ON_TRIAL]:
-        return done >= ALONE_TO
+        return done == ALONE_TO
     return meeting[BETTER_ALONE] == 0
 
 
@@ -156,9 +160,13 @@ def _time_round(meeting, done):
         meeting[BEGAN] = read_clock(meeting)
     elif done == ALONE_TO:
         meeting[ALONE_TOOK] = read_clock(meeting) - meeting[BEGAN]
-    elif done == TOGETHER_TO and atomic_load(meeting, TOGETHER) == ALONE_TO + 1:
+        meeting[BETTER_ALONE] = 1  # until all have come, and done better
+    elif done == TOGETHER_TO and atomic_load(meeting, TOGETHER) > 0:
         took = read_clock(meeting) - meeting[BEGAN]
-        meeting[BETTER_ALONE] = 1 if took > WORTH_MEETING * meeting[ALONE_TOOK] else 0
+        if took > WORTH_MEETING * meeting[ALONE_TOOK]:
+            meeting[APART] = done
+        else:
+            meeting[BETTER_ALONE] = 0
 
 
 @inlined

@@ -44,6 +44,7 @@ WORD_BYTES = 8
 ALONE_FROM, ALONE_TO, TOGETHER_FROM, TOGETHER_TO = 1, 9, 11, 19
 BETWEEN_TRIALS = 0.02  # seconds
 NO_TRIALS = np.iinfo(np.int64).max  # in NEXT_TRIAL
+DISMISSED = np.iinfo(np.int64).max  # in TOGETHER: no round of this run is for all
 WORTH_MEETING = 7 / 8  # of the time alone, for other threads have something better to do
 
 # Looks at a word before a thread takes it easier, and before the processor is offered to another thread: the
@@ -122,6 +123,8 @@ def arrive(meeting, part):
             meeting[ON_TRIAL] = 1 if now > meeting[NEXT_TRIAL] else 0
             if meeting[ON_TRIAL]:
                 meeting[NEXT_TRIAL] = now + CLOCK_PAUSE
+        if meeting[BETTER_ALONE] and not meeting[ON_TRIAL]:
+            atomic_store(meeting, TOGETHER, DISMISSED)
         return 0
     wait_for(meeting, TOGETHER, 1)
     return atomic_load(meeting, TOGETHER) - 1
@@ -133,8 +136,10 @@ def take_round(meeting, part, done):
     parts, leads = _parts(meeting), meeting[LEADER] == part
     if meeting[ON_TRIAL] and leads and done <= TOGETHER_TO:
         _time_round(meeting, done)
+    if atomic_load(meeting, TOGETHER) == DISMISSED:
+        return 0, parts
     if atomic_load(meeting, TOGETHER) == 0:
-        if not _may_meet(meeting, done) or atomic_load(meeting, ARRIVED) < parts:
+        if (meeting[ON_TRIAL] and done != ALONE_TO) or atomic_load(meeting, ARRIVED) < parts:
             return 0, parts
         atomic_store(meeting, TOGETHER, done + 1)
     if meeting[APART] == 0 or done <= meeting[APART]:
@@ -145,13 +150,6 @@ def take_round(meeting, part, done):
     if meeting[APART] == 0 or done < meeting[APART]:
         return part, part + 1
     return (0, parts) if leads else (part, part)
-
-
-@inlined
-def _may_meet(meeting, done):
-    if meeting[ON_TRIAL]:
-        return done == ALONE_TO
-    return meeting[BETTER_ALONE] == 0
 
 
 @inlined

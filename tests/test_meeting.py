@@ -8,6 +8,7 @@ import pytest
 from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import ALONE, fork
 from numbarnn.engine.meeting import (
+    ALONE_TO,
     BETTER_ALONE,
     BETWEEN_TRIALS,
     LINE_WORDS,
@@ -106,6 +107,14 @@ def test_either_way_does_the_same(better_alone):
     for _ in range(100):
         meeting[BETTER_ALONE] = better_alone
         check_one_run(meeting, 2 * TOGETHER_TO, 2)
+
+
+@pytest.mark.parametrize("rounds", [1, ALONE_TO, ALONE_TO + 1, TOGETHER_TO])
+def test_trial_that_ends_too_soon_says_nothing(rounds):
+    meeting = make_meeting(1, trials=True)  # one part is always there
+    check_one_run(meeting, rounds, 1)
+    assert meeting[ON_TRIAL] == 1
+    assert meeting[BETTER_ALONE] == 0
 
 
 def test_parts_one_after_the_other():

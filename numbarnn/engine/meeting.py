@@ -158,13 +158,13 @@ def _time_round(meeting, done):
         meeting[BEGAN] = read_clock(meeting)
     elif done == ALONE_TO:
         meeting[ALONE_TOOK] = read_clock(meeting) - meeting[BEGAN]
-        meeting[BETTER_ALONE] = 1  # until all have come, and done better
+        # A run may end before it is known what together takes.
+        meeting[BETTER_ALONE] = 1 if atomic_load(meeting, ARRIVED) < _parts(meeting) else 0
     elif done == TOGETHER_TO and atomic_load(meeting, TOGETHER) > 0:
         took = read_clock(meeting) - meeting[BEGAN]
-        if took > WORTH_MEETING * meeting[ALONE_TOOK]:
+        meeting[BETTER_ALONE] = 1 if took > WORTH_MEETING * meeting[ALONE_TOOK] else 0
+        if meeting[BETTER_ALONE]:
             meeting[APART] = done
-        else:
-            meeting[BETTER_ALONE] = 0
 
 
 @inlined

@@ -7,7 +7,7 @@ from conftest import TOLERANCE
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT, Program, make_ports, record
-from numbarnn.engine.rows import read_rows, write_rows
+from numbarnn.engine.rows import clear_rows, read_rows, write_rows
 from numbarnn.layers.bands import Bands
 from numbarnn.sequences import Layout
 
@@ -42,8 +42,14 @@ class Exchange:
             layout.row_cuts(parts), self.ports, size, FLAT_ROWS, STARTS, layout.order, layout.active,
             layout.row_cuts(bands), bands_of(layout, bands).gate_offset, self.packed,
         )  # fmt: skip
-        writing = record(write_rows, *arguments, LENGTHS, ENDS)
-        self.program = Program([record(read_rows, *arguments), writing])
+        ends = STARTS, layout.order, LENGTHS, ENDS
+        self.program = Program(
+            [
+                record(read_rows, *arguments),
+                record(write_rows, *arguments),
+                record(clear_rows, layout.row_cuts(parts), self.ports, size, FLAT_ROWS, *ends, self.packed),
+            ]
+        )
 
     def run(self, flat):
         no_states = np.zeros((1, 1, 1, 1), self.dtype), (np.zeros((0, 0, 0), self.dtype),) * 2

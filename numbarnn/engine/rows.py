@@ -58,16 +58,6 @@ def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_
                     store_part(flat, target * size + column, values, size - column)
 
 
-@inlined
-def _clear_behind(first, stop, starts, lengths, ends, order, flat):
-    """Zeros from the last step of each place on."""
-    for b in range(first, stop):
-        i = order[b]
-        for row in range(starts[i] + lengths[i], ends[i]):
-            for column in range(flat.shape[1]):
-                flat[row, column] = 0.0
-
-
 @kernel
 def pack_rows(flat, starts, order, active, offset, packed):
     """Flat rows into the packed matrix."""
@@ -110,21 +100,17 @@ def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cu
 
 @inlined
 def _write_part(part, arguments):
-    (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed, lengths,
-     ends) = arguments  # fmt: skip
+    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
     flat = array_at(ports[OUTPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         _unpack_places(first, stop, packed, starts, order, active, offsets[band], band_cuts[band], flat)
-    _clear_behind(cuts[part], cuts[part + 1], starts, lengths, ends, order, flat)
 
 
 @kernel
-def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed,
-               lengths, ends):  # fmt: skip
-    """`read_rows` the other way, to the matrix behind the port OUTPUT, and zeros behind each sequence."""
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed, lengths,
-                 ends)  # fmt: skip
+def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
+    """`read_rows` the other way, to the flat matrix behind the port OUTPUT."""
+    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _write_part, arguments)
 
 
@@ -132,7 +118,11 @@ def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_c
 def _clear_part(part, arguments):
     cuts, ports, size, flat_rows, starts, order, lengths, ends, like = arguments
     flat = array_at(ports[OUTPUT], flat_rows, size, like)
-    _clear_behind(cuts[part], cuts[part + 1], starts, lengths, ends, order, flat)
+    for b in range(cuts[part], cuts[part + 1]):
+        i = order[b]
+        for row in range(starts[i] + lengths[i], ends[i]):
+            for column in range(size):
+                flat[row, column] = 0.0
 
 
 @kernel

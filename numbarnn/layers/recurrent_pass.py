@@ -354,12 +354,9 @@ class RecurrentPass(Pass):
             calls.append(self._states_call(take_in_states, k, self.states[k], self._first_rows(k)))
         calls += self.forward_calls
         if layer.directions == 2:
-            place = *self._packed_order(), self.output
-            calls.append(self._write_rows_call(form, self._width, place))
-        elif not (form.is_full or form.is_list):
-            ends = form.starts, bands.order, form.lengths, form.ends
-            like = self.states[-1][0]
-            calls.append(self.record(clear_rows, self.ports, self._width, form.flat_rows, *ends, like))
+            rows = self._rows_arguments(form, self._width)
+            calls.append(self.record(write_rows, *rows, *self._packed_order(), self.output))
+        calls += self._clear_rows_calls(form, self._width)
         for k in range(self.count):
             calls.append(self._states_call(hand_out_states, k, self.states[k], self._final_rows(k)))
         self.caller_program = Program(calls)
@@ -368,10 +365,13 @@ class RecurrentPass(Pass):
     def _rows_arguments(self, form, size):
         return self.ports, size, form.flat_rows, form.starts, self.bands.order, self.bands.active
 
-    def _write_rows_call(self, form, size, place):
-        """From a place, given as cuts between bands, offsets and matrix, to the caller."""
-        rows = self._rows_arguments(form, size)
-        return self.record(write_rows, *rows, *place, form.lengths, form.ends)
+    def _clear_rows_calls(self, form, size):
+        """Zeros behind the rows of an array with lengths, in the caller's matrix of this many features."""
+        if form.is_full or form.is_list:
+            return []
+        ends = form.starts, self.bands.order, form.lengths, form.ends
+        like = self.states[0][0]
+        return [self.record(clear_rows, self.ports, size, form.flat_rows, *ends, like)]
 
     def _packed_order(self):
         """A matrix in packed order, as the one band that it is."""
@@ -522,8 +522,10 @@ class RecurrentPass(Pass):
                 calls.append(self._states_call(take_in_states, k, carry, bands.carry_rows))
             calls += self.backward_calls
             if need_dx:
-                place = bands.cuts, bands.gate_offset, self.dinputs[0]
-                calls.append(self._write_rows_call(form, self.layer.known_input_size, place))
+                size = self.layer.known_input_size
+                rows = self._rows_arguments(form, size)
+                calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, self.dinputs[0]))
+                calls += self._clear_rows_calls(form, size)
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(hand_out_states, k, carry, bands.carry_rows))
             self.caller_backward_program = Program(calls)

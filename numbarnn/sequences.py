@@ -126,6 +126,12 @@ class Form:
         return self.starts + (self.lengths if self.is_list else self.padded_steps)
 
     @functools.cached_property
+    def slices(self) -> list[slice]:
+        """The rows of the flat matrix that each row of the batch has its steps in."""
+        stops = self.starts + self.lengths
+        return [slice(*bounds) for bounds in zip(self.starts.tolist(), stops.tolist(), strict=True)]
+
+    @functools.cached_property
     def layout(self) -> Layout:
         """Where the steps stand in packed order; that of a full array is made once for its shape."""
         if self.is_full:
@@ -203,15 +209,18 @@ def read_steps(
     flat = array.reshape(rows * steps, *array.shape[2:])
     if lengths is None:
         return Steps(flat, full_form(rows, steps))
-    return Steps(flat, _padded_form(_read_lengths(lengths, rows, steps).tobytes(), steps))
+    if type(lengths) is not np.ndarray or lengths.dtype != np.int64 or lengths.shape != (rows,):
+        lengths = _read_lengths(lengths, rows)
+    return Steps(flat, _padded_form(lengths.tobytes(), steps))
 
 
 def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
-    if not tokens and _are_plain(x, dtype):
-        # Of rows in Fortran's order NumPy makes a matrix in that order.
-        return Steps(np.ascontiguousarray(np.concatenate(x)), _list_form(tuple(map(len, x))))
+    if not tokens and type(x[0]) is np.ndarray and x[0].dtype == dtype:
+        joined = _joined(x, dtype)
+        if joined is not None:
+            return joined
     rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
     for i, row in enumerate(rows):
         if row.ndim != rank:
@@ -229,23 +238,27 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
     return Steps(np.concatenate(rows), _list_form(tuple(map(len, rows))))
 
 
-def _are_plain(x: Any, dtype) -> bool:
-    """Whether all rows are (T, I) arrays of this dtype that only need to be put together: most are."""
-    features = x[0].shape[1:] if type(x[0]) is np.ndarray else None
-    return all(
-        type(row) is np.ndarray
-        and row.dtype == dtype
-        and row.ndim == 2
-        and row.shape[1:] == features
-        and row.size > 0
-        for row in x
-    )
+def _joined(rows: Any, dtype) -> Steps | None:
+    """Rows that fit one another, as most do, without a look at each; None where something is amiss."""
+    try:
+        values = np.concatenate(rows)
+    except (ValueError, TypeError):
+        return None
+    if type(values) is not np.ndarray or values.dtype != dtype or values.ndim != 2 or values.size == 0:
+        return None
+    lengths = tuple(map(len, rows))
+    # Of rows in Fortran's order NumPy makes a matrix in that order.
+    return None if 0 in lengths else Steps(np.ascontiguousarray(values), _list_form(lengths))
 
 
 @functools.lru_cache(maxsize=FORMS_KEPT)
 def _padded_form(lengths: bytes, steps: int) -> "Form":
     """The form of an array whose rows have these lengths (the bytes of int64 numbers)."""
     counts = np.frombuffer(lengths, np.int64).copy()  # read-only arrays are a type of their own to Numba
+    if counts.min() < 1 or counts.max() > steps:
+        raise ValueError(
+            f"lengths must lie in 1..{steps}, the steps of x, not in {counts.min()}..{counts.max()}"
+        )
     return Form(False, True, np.arange(counts.size) * steps, counts, steps)
 
 
@@ -265,14 +278,10 @@ def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
     return np.ascontiguousarray(arguments.rounded(arguments.array(name, x), dtype))
 
 
-def _read_lengths(lengths: Any, rows: int, steps: int) -> np.ndarray:
+def _read_lengths(lengths: Any, rows: int) -> np.ndarray:
     array = arguments.integers("lengths", lengths)
     if array.shape != (rows,):
         raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
-    if array.min() < 1 or array.max() > steps:
-        raise ValueError(
-            f"lengths must lie in 1..{steps}, the steps of x, not in {array.min()}..{array.max()}"
-        )
     return array.astype(np.int64)
 
 
@@ -346,7 +355,7 @@ def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: 
 def in_form(flat: np.ndarray, form: Form) -> Any:
     """A flat matrix of steps as the caller passed them."""
     if form.is_list:
-        return [flat[start : start + count] for start, count in zip(form.starts, form.lengths, strict=True)]
+        return [flat[rows] for rows in form.slices]
     if not form.has_time:
         return flat
     return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1])

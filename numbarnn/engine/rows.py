@@ -71,6 +71,17 @@ def unpack_rows(packed, starts, order, active, offset, flat):
 
 
 @inlined
+def _note_fault(ports, fault):
+    """The lowest flat row with a fault, of all that threads find, becomes the ports' FAULT."""
+    while fault != NO_FAULT:
+        known = atomic_load(ports, FAULT)
+        if known != NO_FAULT and known <= fault:
+            break
+        if compare_exchange(ports, FAULT, known, fault):
+            break
+
+
+@inlined
 def _read_part(part, arguments):
     cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
     flat = array_at(ports[INPUT], flat_rows, size, packed)
@@ -78,12 +89,7 @@ def _read_part(part, arguments):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         begin = band_cuts[band]
         fault = _pack_places(first, stop, flat, starts, order, active, offsets[band], begin, packed)
-        while fault != NO_FAULT:
-            known = atomic_load(ports, FAULT)
-            if known != NO_FAULT and known <= fault:
-                break
-            if compare_exchange(ports, FAULT, known, fault):
-                break
+        _note_fault(ports, fault)
 
 
 @kernel
@@ -131,15 +137,40 @@ def clear_rows(team, cuts, ports, size, flat_rows, starts, order, lengths, ends,
     fork(team, cuts.size - 1, _clear_part, (cuts, ports, size, flat_rows, starts, order, lengths, ends, like))
 
 
+@inlined
+def _first_fault_between(values, first, stop):
+    """The first of some flat rows with NaN or infinity in it, or NO_FAULT."""
+    width, size = lane_count(values), values.shape[1]
+    for row in range(first, stop):
+        total = zero_like(_load_up_to(values, row * size, size))
+        for column in range(0, size, width):
+            total = fma(_load_up_to(values, row * size + column, size - column), 0.0, total)
+        if not all_true(total >= 0.0):
+            return row
+    return NO_FAULT
+
+
 @kernel
 def first_fault(values, starts, lengths):
     """The first flat row, among the valid ones, with NaN or infinity in it, or NO_FAULT."""
-    width, size = lane_count(values), values.shape[1]
     for b in range(starts.size):
-        for row in range(starts[b], starts[b] + lengths[b]):
-            total = zero_like(_load_up_to(values, row * size, size))
-            for column in range(0, size, width):
-                total = fma(_load_up_to(values, row * size + column, size - column), 0.0, total)
-            if not all_true(total >= 0.0):
-                return row
+        fault = _first_fault_between(values, starts[b], starts[b] + lengths[b])
+        if fault != NO_FAULT:
+            return fault
     return NO_FAULT
+
+
+@inlined
+def _check_part(part, arguments):
+    cuts, ports, size, flat_rows, starts, order, lengths, like = arguments
+    flat = array_at(ports[INPUT], flat_rows, size, like)
+    for b in range(cuts[part], cuts[part + 1]):
+        i = order[b]
+        _note_fault(ports, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
+
+
+@kernel
+def check_rows(team, cuts, ports, size, flat_rows, starts, order, lengths, like):
+    """The lowest valid row that holds NaN or infinity, of the flat matrix behind the port INPUT, becomes the
+    ports' FAULT; the matrix is of the dtype of `like`."""
+    fork(team, cuts.size - 1, _check_part, (cuts, ports, size, flat_rows, starts, order, lengths, like))

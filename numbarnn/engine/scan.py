@@ -14,6 +14,8 @@ Hidden units are padded to whole vectors, ``groups`` of them; padded lanes stay 
 range of rows (or, for weight gradients, of panels) that no other thread touches.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from numbarnn.cells import cell_backward, cell_forward, load_sums, panel_vectors, slots, window
@@ -23,7 +25,7 @@ from numbarnn.engine.host import PANEL_VECTORS
 from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
-from numbarnn.engine.program import OUTPUT, array_at
+from numbarnn.engine.program import INPUT, OUTPUT, array_at
 from numbarnn.engine.simd import (
     lane_count,
     load,
@@ -253,9 +255,31 @@ def forward_by_units(team, meeting, cuts, weights, x, x_offset, x_in_bands, stat
     fork(team, cuts.size - 1, _forward_units, arguments)
 
 
+class OutputGradient(NamedTuple):
+    """Where backward finds the gradient of the outputs of one direction."""
+
+    matrix: np.ndarray  # (N, at least column + H)
+    column: int  # its first one of this direction
+    offset: np.ndarray  # int64 (parts, at least T): where that of part p at step t begins
+    is_given: bool  # False: only the final states have a gradient, and nothing is read here
+    # Unless `starts` is empty, the gradient is not in `matrix` but in the caller's one, of so many rows and
+    # as wide, behind the port INPUT: the sequence at place b begins there at row starts[b].
+    caller_rows: int
+    starts: np.ndarray
+
+
 @inlined
-def _cell_backward_rows(weights, states, gates, dy, dy_column, has_dy, dstates, rows, gate_row, previous_row,
-                        new_row, dy_row, carry_row, first_group, stop_group, backwards):  # fmt: skip
+def _matrix_of(given, ports):
+    """The matrix that an `OutputGradient` is in."""
+    matrix = given.matrix
+    if given.starts.size == 0:
+        return matrix
+    return array_at(ports[INPUT], given.caller_rows, matrix.shape[1], matrix)
+
+
+@inlined
+def _cell_backward_rows(weights, states, gates, dy, given, part, first_place, t, dstates, rows, gate_row,
+                        previous_row, new_row, carry_row, first_group, stop_group, backwards):  # fmt: skip
     """Through the cell of one step for some rows and groups of units: the sums become their gradients."""
     width = lane_count(gates)
     sum_count = slots(weights)
@@ -263,14 +287,15 @@ def _cell_backward_rows(weights, states, gates, dy, dy_column, has_dy, dstates, 
     hidden = weights.recurrent.shape[1]
     whole_groups = hidden // width
     for b in range(rows):
+        dy_row = given.starts[first_place + b] + t if given.starts.size > 0 else given.offset[part, t] + b
         for i in range(first_group, stop_group):
             group = first_group + stop_group - 1 - i if backwards else i
             here = (gate_row + b) * gate_stride + group * sum_count * width
             unit = group * width
             carried = (carry_row + b) * units + unit
             dnew = load_each(dstates, carried)
-            if has_dy:
-                place = (dy_row + b) * dy.shape[1] + dy_column + unit
+            if given.is_given:
+                place = dy_row * dy.shape[1] + given.column + unit
                 if group < whole_groups:
                     dh = dnew[0] + load(dy, place)
                 else:
@@ -340,9 +365,10 @@ def _turns_round(weights, gates, t):
 
 @inlined
 def _backward_rows(part, arguments):
-    (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
-     active, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
+    (cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset, slot, carry,
+     reverse) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
+    dy = _matrix_of(given, ports)
     groups = states[0].shape[1] // lane_count(gates)
     for done in range(active.size):
         t = done if reverse else active.size - 1 - done
@@ -351,9 +377,8 @@ def _backward_rows(part, arguments):
             continue
         backwards, gate_row = _turns_round(weights, gates, t), gate_offset[part, t]
         _cell_backward_rows(
-            weights, states, gates, dy, dy_column, has_dy, dstates, rows, gate_row,
-            slot[part, t + reverse], slot[part, t + 1 - reverse], dy_offset[part, t], carry[part],
-            0, groups, backwards,
+            weights, states, gates, dy, given, part, row_start, t, dstates, rows, gate_row,
+            slot[part, t + reverse], slot[part, t + 1 - reverse], carry[part], 0, groups, backwards,
         )  # fmt: skip
         _recurrent_backward_rows(
             weights, recurrent_back, gates, dstates, rows, gate_row, carry[part], 0, groups, backwards,
@@ -362,8 +387,8 @@ def _backward_rows(part, arguments):
 
 
 @kernel
-def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
-             active, gate_offset, slot, carry, reverse):  # fmt: skip
+def backward(team, cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset,
+             slot, carry, reverse):  # fmt: skip
     """`forward` undone.
 
     Parameters
@@ -372,26 +397,26 @@ def backward(team, cuts, weights, recurrent_back, states, gates, dy, dy_offset, 
         As `forward` left them; `gates` becomes the gradient of the sums.
     recurrent_back : array (panels, groups * window * lanes, panel width)
         W_h, packed for the product ``dsums @ W_h``.
-    dy, dy_offset : array (N, at least dy_column + H), int64 array (parts, at least T)
-        Gradient of the outputs, and where that of part p at step t begins; its columns from `dy_column` on
-        are this direction's.
-    has_dy : bool
-        False: only the final states have a gradient, `dy` is not read.
+    given : OutputGradient
+        The gradient of the outputs.
+    ports
+        The caller's arrays.
     dstates : tuple of arrays (at least B, H padded)
         Gradients of the final states in, of the initial states out; part p's begin at row ``carry[p]``. A
         row that is not active keeps its value, so one that has not begun waits with its final state's and
         one that has left is done.
     """
-    arguments = (cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
-                 active, gate_offset, slot, carry, reverse)  # fmt: skip
+    arguments = (cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset,
+                 slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_rows, arguments)
 
 
 @inlined
 def _backward_units(part, arguments):
-    (meeting, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy, dstates,
-     active, gate_offset, slot, carry, reverse) = arguments  # fmt: skip
+    (meeting, cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset, slot,
+     carry, reverse) = arguments  # fmt: skip
     steps, groups = active.size, states[0].shape[1] // lane_count(gates)
+    dy = _matrix_of(given, ports)
     done = arrive(meeting, part)
     while done <= steps:
         first_part, stop_part = take_round(meeting, part, done)
@@ -407,8 +432,8 @@ def _backward_units(part, arguments):
         if done < steps:
             t = done if reverse else steps - 1 - done
             _cell_backward_rows(
-                weights, states, gates, dy, dy_column, has_dy, dstates, active[t], gate_offset[0, t],
-                slot[0, t + reverse], slot[0, t + 1 - reverse], dy_offset[0, t], carry[0], first, stop,
+                weights, states, gates, dy, given, 0, 0, t, dstates, active[t], gate_offset[0, t],
+                slot[0, t + reverse], slot[0, t + 1 - reverse], carry[0], first, stop,
                 _turns_round(weights, gates, t),
             )  # fmt: skip
         done += 1
@@ -416,12 +441,12 @@ def _backward_units(part, arguments):
 
 
 @kernel
-def backward_by_units(team, meeting, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column,
-                      has_dy, dstates, active, gate_offset, slot, carry, reverse):  # fmt: skip
+def backward_by_units(team, meeting, cuts, weights, recurrent_back, states, gates, given, ports, dstates,
+                      active, gate_offset, slot, carry, reverse):  # fmt: skip
     """`backward`, shared out by hidden units: `cuts` are between vectors of them, each at the beginning of a
     panel of `recurrent_back`, or of half a panel where the batch is one row."""
-    arguments = (meeting, cuts, weights, recurrent_back, states, gates, dy, dy_offset, dy_column, has_dy,
-                 dstates, active, gate_offset, slot, carry, reverse)  # fmt: skip
+    arguments = (meeting, cuts, weights, recurrent_back, states, gates, given, ports, dstates, active,
+                 gate_offset, slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_units, arguments)
 
 

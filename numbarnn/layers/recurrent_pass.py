@@ -11,7 +11,7 @@ from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
 from numbarnn.engine.meeting import make_meeting
 from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
-from numbarnn.engine.rows import clear_rows, read_rows, write_rows
+from numbarnn.engine.rows import check_rows, clear_rows, read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.layers.bands import NO_ROOM, Bands
@@ -61,7 +61,7 @@ class RecurrentPass(Pass):
         # What the programs were recorded for; None where they are not.
         self.placed: Any = None
         self.bands: Any = None
-        self.placed_backward = self.placed_form = self.placed_form_backward = None
+        self.placed_backward = self.placed_form = None
         self.recorded_threads = 0
 
     # ---- forward -----------------------------------------------------------------------------------------
@@ -386,25 +386,22 @@ class RecurrentPass(Pass):
     # ---- backward ----------------------------------------------------------------------------------------
 
     def prepare_backward(self, dy, need_dx):
-        self._ensure_placed_backward(dy, need_dx, in_bands=False)
+        wanted = _whereabouts(dy), need_dx
+        if self.placed_backward != wanted:
+            self._place_backward(dy, need_dx)
+            self.placed_backward = wanted
         return self.dinputs[0][: self.layout.total] if need_dx else None
 
-    def _ensure_placed_backward(self, dy, need_dx, in_bands):
-        wanted = _whereabouts(dy), need_dx, in_bands
-        if self.placed_backward != wanted:
-            self._place_backward(dy, need_dx, in_bands)
-            self.placed_backward, self.placed_form_backward = wanted, None
-
-    def _place_backward(self, dy, need_dx, in_bands):
+    def _place_backward(self, dy, need_dx, form=None):
         """Find room for everything that backward writes, and record it.
 
-        `in_bands` says whether the gradients of the outputs and of the inputs, like those between levels,
-        stand in bands, or else in packed order.
+        `dy` is the gradient of the outputs in packed order, and that of the inputs will be so too. Without it
+        the one is the caller's, of this form, and the other in bands, as those between levels are.
         """
         layer, bands, buffers = self.layer, self.bands, self.buffers
-        self.dy = dy
-        self.outer_offset = bands.gate_offset if in_bands else bands.packed_offset
-        self.outer_in_bands = in_bands or bands.count == 1
+        self.dy, self.dy_form = dy, form
+        self.outer_offset = bands.packed_offset if form is None else bands.gate_offset
+        self.outer_in_bands = form is not None or bands.count == 1
         self.carries = [
             tuple(
                 buffers.matrix(("d" + name, k), bands.carry_count, self.units) for name in layer.cell.states
@@ -450,15 +447,26 @@ class RecurrentPass(Pass):
         layer, bands, packed = self.layer, self.bands, self.packed[k]
         direction = k % layer.directions
         arguments = (
-            packed.weights, packed.recurrent_back, self.states[k], self.gates[k], dy,
-            self.outer_offset if dy is self.dy else bands.gate_offset, direction * layer.hidden_size, has_dy,
-            self.carries[k], bands.active, bands.gate_offset, bands.slot, bands.carry, direction == 1,
+            packed.weights, packed.recurrent_back, self.states[k], self.gates[k],
+            self._output_gradient(direction, dy, has_dy), self.ports, self.carries[k], bands.active,
+            bands.gate_offset, bands.slot, bands.carry, direction == 1,
         )  # fmt: skip
         if self.by_units:
             vectors = PANEL_VECTORS if self.layout.rows > 1 else scan.HALF_PANEL
             pieces = -(-self.units // lanes(layer.dtype) // vectors)
             return self._record_by_units(scan.backward_by_units, pieces, vectors, *arguments)
         return record(scan.backward, bands.cuts, *arguments)
+
+    def _output_gradient(self, direction, dy, has_dy):
+        """What a direction finds in `dy`, or, where that is None, in what the caller brings."""
+        bands, column = self.bands, direction * self.layer.hidden_size
+        if dy is None:
+            form = self.dy_form
+            like = np.empty((0, self._width), self.layer.dtype)
+            starts = form.starts[bands.order]
+            return scan.OutputGradient(like, column, bands.gate_offset, True, form.flat_rows, starts)
+        offset = self.outer_offset if dy is self.dy else bands.gate_offset
+        return scan.OutputGradient(dy, column, offset, has_dy, 0, NOWHERE)
 
     def _input_gradients_call(self, k):
         layer, bands, packed = self.layer, self.bands, self.packed[k]
@@ -512,12 +520,13 @@ class RecurrentPass(Pass):
         inputs, unless it is None, and to those of the initial states (S, L * D, B, H); `dstate` and the
         result are as in `forward_on`."""
         need_dx = flat_dx is not None
-        bands = self.bands
-        dy = self.buffers.matrix("dy", bands.room.total, padded(self._width, self.layer.dtype))
-        self._ensure_placed_backward(dy, need_dx, in_bands=True)
-        if self.placed_form_backward is not form:
-            rows = self._rows_arguments(form, self._width)
-            calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, dy)]
+        wanted = None, need_dx
+        if self.placed_backward != wanted:
+            self._place_backward(None, need_dx, form)
+            self.placed_backward = wanted
+            bands = self.bands
+            rows = self.ports, self._width, form.flat_rows, form.starts, bands.order, form.lengths
+            calls = [self.record(check_rows, *rows, self.states[0][0])]
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(take_in_states, k, carry, bands.carry_rows))
             calls += self.backward_calls
@@ -529,7 +538,6 @@ class RecurrentPass(Pass):
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(hand_out_states, k, carry, bands.carry_rows))
             self.caller_backward_program = Program(calls)
-            self.placed_form_backward = form
         return self.caller_backward_program.run_on(
             self.ports, flat_dy, flat_dx if need_dx else dstates, dstates, dstate
         )

@@ -14,6 +14,7 @@ from numba.extending import overload
 
 from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined, kernel
 from numbarnn.engine.simd import (
+    FLOAT_TYPES,
     absolute,
     copy_sign,
     fma,
@@ -40,6 +41,17 @@ class Constants(NamedTuple):
     sigmoid_highest: float  # and of anything larger to 1
     sigmoid_scale: int  # a power of two that keeps exp(-sigmoid_lowest) finite, and all steps normal numbers
     tanh_highest: float  # tanh of anything larger rounds to 1
+
+    def of_dtype(self, dtype):
+        """The numbers in the dtype that they are for: beside a plain one, which is float64 to the compiler,
+        a single float32 would become float64."""
+        return Constants(*(_of_dtype(dtype, value) for value in self))
+
+
+def _of_dtype(dtype, value):
+    if isinstance(value, tuple):
+        return tuple(map(dtype, value))
+    return value if isinstance(value, int) else dtype(value)
 
 
 FLOAT32 = Constants(
@@ -87,9 +99,10 @@ def _sigmoid(constants):
     digits down to the denormal numbers."""
     rounder, ln2_high, ln2_low = constants.rounder, constants.ln2_high, constants.ln2_low
     lowest, highest, bias = constants.sigmoid_lowest, constants.sigmoid_highest, constants.sigmoid_scale
-    scale = 2.0**bias
+    dtype = type(rounder)
+    scale = dtype(2.0**bias)
     # exp(-r) = 1 - r + r**2 (c0 - c1 r + ...)
-    exp_minus = (1.0, -1.0, *((-1.0) ** k * c for k, c in enumerate(constants.exp_tail)))
+    exp_minus = (dtype(1.0), dtype(-1.0), *(dtype((-1.0) ** k * c) for k, c in enumerate(constants.exp_tail)))
 
     def sigmoid(x):
         x = select(x > highest, highest, x)  # NaN stays
@@ -105,10 +118,11 @@ def _sigmoid(constants):
 def _tanh(constants):
     """-f / (1 + f) with f = (exp(-2 |x|) - 1) / 2, which is put together without cancellation."""
     rounder, highest = constants.rounder, constants.tanh_highest
-    half_ln2_high, half_ln2_low = constants.ln2_high / 2.0, constants.ln2_low / 2.0
+    dtype = type(rounder)
+    half_ln2_high, half_ln2_low = dtype(constants.ln2_high / 2.0), dtype(constants.ln2_low / 2.0)
     minus_two_log2_e = -2.0 * LOG2_E
     # (exp(-2 r) - 1) / 2 = -r + r**2 (2 c0 - 4 c1 r + ...)
-    tail = tuple(2.0 * (-2.0) ** k * c for k, c in enumerate(constants.exp_tail))
+    tail = tuple(dtype(2.0 * (-2.0) ** k * c) for k, c in enumerate(constants.exp_tail))
 
     def tanh(x):
         size = absolute(x)
@@ -128,7 +142,8 @@ def _tanh(constants):
 
 _BY_DTYPE = {}
 for _dtype, _constants in ((np.float32, FLOAT32), (np.float64, FLOAT64)):
-    _BY_DTYPE[np.dtype(_dtype)] = (_tanh(_constants), _sigmoid(_constants))
+    _typed = _constants.of_dtype(_dtype)
+    _BY_DTYPE[np.dtype(_dtype)] = (_tanh(_typed), _sigmoid(_typed))
 
 
 def tanh(x):
@@ -141,19 +156,22 @@ def sigmoid(x):
     return _BY_DTYPE[x.dtype][1](x)
 
 
-def _functions_of(x):
-    return _BY_DTYPE[np.dtype(str(x.dtype))] if is_float_vector(x) else None
+def functions_of(x):
+    """tanh and sigmoid for a vector type or a floating type of the compiler; None for any other type."""
+    if is_float_vector(x):
+        x = x.dtype
+    return _BY_DTYPE.get(np.dtype(str(x))) if x in FLOAT_TYPES else None
 
 
 @overload(tanh, jit_options=INLINED_OPTIONS)
 def _overload_tanh(x):
-    functions = _functions_of(x)
+    functions = functions_of(x) if is_float_vector(x) else None
     return functions and functions[0]
 
 
 @overload(sigmoid, jit_options=INLINED_OPTIONS)
 def _overload_sigmoid(x):
-    functions = _functions_of(x)
+    functions = functions_of(x) if is_float_vector(x) else None
     return functions and functions[1]
 
 

@@ -1,0 +1,322 @@
+"""The time loops of the GPU, the twins of those in ``scan.py``: one launch for a whole layer and direction.
+
+A block of threads has one sequence from its first step to its last. `LANES` threads that stand side by side
+share a hidden unit: each multiplies every `LANES`-th number of h, for all gates of the unit, by recurrent
+weights that stay on the chip from step to step: in its registers or, what does not fit there, in the block's
+shared memory. Then the lanes add up what they have, and each goes through the cell. Only h goes to other
+threads, through shared memory in turns of two, so that a step has one barrier. Backward is the same with W_h
+transposed: the gradients of the sums go to other threads, and a lane has its share of them for all units.
+
+Rows stand sequence after sequence in matrices of N rows, without padding: step t of the sequence that begins
+at `start` is row ``start + t``. Sums stand gate by gate as in the parameters, slot by slot where a cell keeps
+more (see ``cells/contract.py``): those of the input product first, those of the recurrent one last, so that
+each product is one of matrices without packing.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numba.core import types
+
+from numbarnn.cells.contract import Cell
+from numbarnn.engine import cuda_scalars  # noqa: F401 (the mathematics of cells, for single numbers)
+from numbarnn.engine.cuda_device import SIMULATED, WARP, cuda, device, kernel_for, registers_of
+
+LANES = 4  # a power of two
+REGISTER_BYTES = 4
+OTHER_NUMBERS = {4: 100, 8: 60}  # of a thread, beside the weights, by the bytes of a number
+ROW, START, LENGTH, FIRST_OUTPUT = range(4)  # rows of the table of sequences
+FIRST, LAST = range(2)  # initial and final states
+
+
+class Plan(NamedTuple):
+    """How a layer's recurrent weights lie on the chip."""
+
+    threads: int  # of a block
+    share: int  # numbers of h, or gradients of each gate, that a lane multiplies
+    in_registers: int  # how many of them by weights in registers
+    shared_bytes: int  # shared memory for the weights of all others
+
+
+def plan_for(cell: Cell, hidden: int, dtype) -> Plan:
+    """The plan of a cell of so many hidden units."""
+    size = np.dtype(dtype).itemsize
+    threads = -(-hidden * LANES // WARP) * WARP
+    share = -(-hidden // LANES)
+    room = registers_of(threads) * REGISTER_BYTES // size - OTHER_NUMBERS[size]
+    in_registers = min(share, max(0, room) // cell.window)
+    return Plan(threads, share, in_registers, (share - in_registers) * cell.window * threads * size)
+
+
+# The first elements of an array as a tuple: the mathematics of cells takes tuples.
+_TUPLES = {
+    1: device(lambda values: (values[0],)),
+    2: device(lambda values: (values[0], values[1])),
+    4: device(lambda values: (values[0], values[1], values[2], values[3])),
+}
+
+if SIMULATED:
+
+    @device
+    def _add_lanes(value, meeting_place):
+        """The sum of a number of every lane of a hidden unit; there are no shuffles in the simulator."""
+        thread = cuda.threadIdx.x
+        first = thread - thread % LANES
+        cuda.syncthreads()
+        meeting_place[thread] = value
+        cuda.syncthreads()
+        a, b, c, d = meeting_place[first : first + LANES]
+        return (a + b) + (c + d)
+
+else:
+    ALL_LANES = 0xFFFFFFFF
+
+    @device
+    def _add_lanes(value, meeting_place):
+        """The sum of a number of every lane of a hidden unit."""
+        value += cuda.shfl_xor_sync(ALL_LANES, value, 1)
+        return value + cuda.shfl_xor_sync(ALL_LANES, value, 2)
+
+
+def _number_type(dtype):
+    return types.float32 if np.dtype(dtype) == np.float32 else types.float64
+
+
+@functools.cache
+def forward(cell: Cell, hidden: int, dtype: str):
+    """The kernel of all time steps of a cell of so many hidden units.
+
+    Its arguments are
+
+    table : int32 array (4, B)
+        Of each block's sequence the batch row, where it begins among the N rows, its length, and where it
+        begins among the rows of `outputs`.
+    direction : int
+        1: time runs backwards, and the outputs go to the second H columns.
+    keep : bool
+        Whether `sums` and `kept` are written for backward.
+    weight, bias : arrays (G * H * H,), (slots * H,)
+        W_h as in the parameters, row after row, and the biases of each slot.
+    states : array (2, S, B, H)
+        Initial states in, final states out.
+    sums : array (N, slots * H)
+        The input products in its first columns, in; what backward needs, out.
+    outputs : array (rows, D * H)
+        h, out.
+    kept : array (N, S * H)
+        The h before each step, and the other states after it, out.
+    """
+    plan = plan_for(cell, hidden, dtype)
+    number = _number_type(dtype)
+    zero = np.dtype(dtype).type(0.0)
+    threads, share, in_registers = plan.threads, plan.share, plan.in_registers
+    slots, window, state_count = cell.slots, cell.window, len(cell.states)
+    apart, padded = slots - window, share * LANES
+    meeting_places = threads if SIMULATED else 1
+    whole_shares = hidden % LANES == 0
+    own_weights, own_states = max(1, in_registers * window), state_count
+    gates = cell.recurrent_gates
+    step = device(cell.forward)
+    sums_tuple, states_tuple = _TUPLES[slots], _TUPLES[state_count]
+
+    @kernel_for(threads)
+    def scan_forward(table, direction, keep, weight, bias, states, sums, outputs, kept):
+        h = cuda.shared.array((2, padded), number)
+        meeting_place = cuda.shared.array(meeting_places, number)
+        far_weights = cuda.shared.array(0, number)
+        near_weights = cuda.local.array(own_weights, number)
+        total = cuda.local.array(slots, number)
+        own = cuda.local.array(own_states, number)
+        thread = cuda.threadIdx.x
+        lane, is_unit = thread % LANES, thread // LANES < hidden
+        # Threads that are left over do what the last unit's do, and write nothing.
+        unit = min(thread // LANES, hidden - 1)
+        row, start = table[ROW, cuda.blockIdx.x], table[START, cuda.blockIdx.x]
+        length, first_output = table[LENGTH, cuda.blockIdx.x], table[FIRST_OUTPUT, cuda.blockIdx.x]
+
+        for i in range(in_registers):
+            k = i * LANES + lane
+            for g in range(window):
+                near_weights[i * window + g] = (
+                    weight[(gates[g] * hidden + unit) * hidden + k] if whole_shares or k < hidden else zero
+                )
+        for i in range(in_registers, share):
+            k = i * LANES + lane
+            for g in range(window):
+                far = ((i - in_registers) * window + g) * threads + thread
+                far_weights[far] = (
+                    weight[(gates[g] * hidden + unit) * hidden + k] if whole_shares or k < hidden else zero
+                )
+        for k in range(thread, padded, threads):
+            h[0, k] = states[FIRST, 0, row, k] if k < hidden else zero
+            h[1, k] = zero
+        for s in range(state_count):
+            own[s] = states[FIRST, s, row, unit]
+        cuda.syncthreads()
+
+        # A sum is read a step ahead: it takes longer to come than a step does.
+        coming = zero
+        own_bias = zero
+        if lane < slots:
+            own_bias = bias[lane * hidden + unit]
+            if lane < window and length > 0:
+                coming = sums[start + (length - 1 if direction else 0), lane * hidden + unit]
+        for n in range(length):
+            t = length - 1 - n if direction else n
+            phase = n % 2
+            for s in range(slots):
+                total[s] = coming + own_bias if s == lane else zero
+            if n + 1 < length and lane < window:
+                coming = sums[start + (t - 1 if direction else t + 1), lane * hidden + unit]
+            for i in range(in_registers):
+                h_k = h[phase, i * LANES + lane]
+                for g in range(window):
+                    total[apart + g] += near_weights[i * window + g] * h_k
+            for i in range(in_registers, share):
+                h_k = h[phase, i * LANES + lane]
+                for g in range(window):
+                    far = ((i - in_registers) * window + g) * threads + thread
+                    total[apart + g] += far_weights[far] * h_k
+            for s in range(slots):
+                total[s] = _add_lanes(total[s], meeting_place)
+            saved, new = step(sums_tuple(total), states_tuple(own))
+            if is_unit:
+                if keep:
+                    for s in range(slots):
+                        if s == lane:
+                            sums[start + t, s * hidden + unit] = saved[s]
+                    if lane == 0:
+                        kept[start + t, unit] = own[0]
+                    for s in range(1, state_count):
+                        if s == lane:
+                            kept[start + t, s * hidden + unit] = new[s]
+                if lane == 0:
+                    h[1 - phase, unit] = new[0]
+                    outputs[first_output + t, direction * hidden + unit] = new[0]
+            for s in range(state_count):
+                own[s] = new[s]
+            cuda.syncthreads()
+        if is_unit and lane == 0:
+            for s in range(state_count):
+                states[LAST, s, row, unit] = own[s]
+
+    return scan_forward
+
+
+@functools.cache
+def backward(cell: Cell, hidden: int, dtype: str):
+    """The kernel that undoes `forward`.
+
+    Its arguments are those of `forward`, but for
+
+    sums : array (N, slots * H)
+        What `forward` kept, in; the gradients of the sums, out.
+    doutputs : array (rows, D * H)
+        The gradient of the outputs.
+    states : array (2, S, B, H)
+        The initial states of `forward`; the final ones are not read.
+    dstates : array (2, S, B, H)
+        Gradients of the final states in, of the initial states out.
+    """
+    plan = plan_for(cell, hidden, dtype)
+    number = _number_type(dtype)
+    zero = np.dtype(dtype).type(0.0)
+    threads, share, in_registers = plan.threads, plan.share, plan.in_registers
+    slots, window, state_count = cell.slots, cell.window, len(cell.states)
+    apart, padded = slots - window, share * LANES
+    meeting_places = threads if SIMULATED else 1
+    whole_shares = hidden % LANES == 0
+    own_weights = max(1, in_registers * window)
+    gates = cell.recurrent_gates
+    step = device(cell.backward)
+    sums_tuple, states_tuple = _TUPLES[slots], _TUPLES[state_count]
+
+    @kernel_for(threads)
+    def scan_backward(table, direction, weight, states, sums, doutputs, kept, outputs, dstates):
+        dsums = cuda.shared.array((2, window, padded), number)
+        meeting_place = cuda.shared.array(meeting_places, number)
+        far_weights = cuda.shared.array(0, number)
+        near_weights = cuda.local.array(own_weights, number)
+        saved = cuda.local.array(slots, number)
+        previous = cuda.local.array(state_count, number)
+        new = cuda.local.array(state_count, number)
+        own = cuda.local.array(state_count, number)
+        partial = cuda.local.array(window, number)
+        thread = cuda.threadIdx.x
+        lane, is_unit = thread % LANES, thread // LANES < hidden
+        # Threads that are left over do what the last unit's do, and write nothing.
+        unit = min(thread // LANES, hidden - 1)
+        row, start = table[ROW, cuda.blockIdx.x], table[START, cuda.blockIdx.x]
+        length, first_output = table[LENGTH, cuda.blockIdx.x], table[FIRST_OUTPUT, cuda.blockIdx.x]
+
+        for i in range(in_registers):
+            k = i * LANES + lane
+            for g in range(window):
+                near_weights[i * window + g] = (
+                    weight[(gates[g] * hidden + k) * hidden + unit] if whole_shares or k < hidden else zero
+                )
+        for i in range(in_registers, share):
+            k = i * LANES + lane
+            for g in range(window):
+                far = ((i - in_registers) * window + g) * threads + thread
+                far_weights[far] = (
+                    weight[(gates[g] * hidden + k) * hidden + unit] if whole_shares or k < hidden else zero
+                )
+        for s in range(state_count):
+            own[s] = dstates[LAST, s, row, unit]
+            previous[s] = zero
+        for k in range(thread, padded, threads):
+            for g in range(window):
+                dsums[0, g, k] = zero
+                dsums[1, g, k] = zero
+        cuda.syncthreads()
+
+        for n in range(length):
+            # Step by step the way that forward came.
+            t = n if direction else length - 1 - n
+            before = t + 1 if direction else t - 1
+            phase = n % 2
+            for s in range(slots):
+                saved[s] = sums[start + t, s * hidden + unit]
+            new[0] = outputs[first_output + t, direction * hidden + unit]
+            previous[0] = kept[start + t, unit]
+            for s in range(1, state_count):
+                new[s] = kept[start + t, s * hidden + unit] if n == 0 else previous[s]
+                if n + 1 < length:
+                    previous[s] = kept[start + before, s * hidden + unit]
+                else:
+                    previous[s] = states[FIRST, s, row, unit]
+            own[0] += doutputs[first_output + t, direction * hidden + unit]
+            made, direct = step(
+                sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
+            )
+            if is_unit:
+                for s in range(apart, slots):
+                    if s == lane:
+                        dsums[phase, s - apart, unit] = made[s]
+            cuda.syncthreads()
+            # Not before all lanes have read what stood there.
+            if is_unit:
+                for s in range(slots):
+                    if s == lane:
+                        sums[start + t, s * hidden + unit] = made[s]
+            for g in range(window):
+                partial[g] = zero
+            for i in range(in_registers):
+                for g in range(window):
+                    partial[g] += near_weights[i * window + g] * dsums[phase, g, i * LANES + lane]
+            for i in range(in_registers, share):
+                for g in range(window):
+                    far = ((i - in_registers) * window + g) * threads + thread
+                    partial[g] += far_weights[far] * dsums[phase, g, i * LANES + lane]
+            for g in range(1, window):
+                partial[0] += partial[g]
+            own[0] = direct[0] + _add_lanes(partial[0], meeting_place)
+            for s in range(1, state_count):
+                own[s] = direct[s]
+        if is_unit and lane == 0:
+            for s in range(state_count):
+                dstates[FIRST, s, row, unit] = own[s]
+
+    return scan_backward

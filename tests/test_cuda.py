@@ -1,0 +1,146 @@
+"""The GPU's scan against the oracle, thread by thread in Numba's simulator, and what its kernels compile to.
+
+``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py`` runs the kernels; without it they are compiled, where
+``pip install ".[ptx]"`` brought the compiler of GPU code.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from conftest import LAYERS, TOLERANCE, assert_close, assert_same, make_layer, random_problem
+from reference import Results
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+HAS_COMPILER = all(importlib.util.find_spec(name) for name in ("numba_cuda", "nvidia"))
+
+in_simulator = pytest.mark.skipif(not SIMULATED, reason="needs NUMBA_ENABLE_CUDASIM=1")
+compiled = pytest.mark.skipif(
+    SIMULATED or not HAS_COMPILER, reason='needs pip install ".[ptx]", no simulator'
+)
+each_cell = pytest.mark.parametrize("cell", LAYERS)
+
+# (T, B, I, H), small: every thread of a block is a thread of Python.
+SIZE = (4, 2, 2, 5)
+# One step; one input and one unit; one row, whose units share their work evenly.
+EDGES = [(1, 2, 3, 3), (2, 2, 1, 1), (2, 1, 2, 4)]
+
+COMPILED_SIZES = (20, 64, 100, 128)
+CAPABILITIES = ("7.5", "8.0", "9.0")
+
+
+@pytest.fixture
+def gpu():
+    """The module of the passes on the GPU, without kernels of earlier tests."""
+    from numbarnn.engine import scan_cuda
+    from numbarnn.layers import cuda_pass
+
+    for kernel in (scan_cuda.forward, scan_cuda.backward):
+        kernel.cache_clear()
+    return cuda_pass
+
+
+def states_of(problem, state):
+    return state if problem.cell == "lstm" else (state,)
+
+
+def run_on_gpu(gpu, problem, training=True):
+    layer = make_layer(problem)
+
+    def in_form(states):
+        return tuple(states) if problem.cell == "lstm" else states[0]
+
+    lengths = np.array([len(row) for row in problem.x])
+    cuts = np.cumsum(lengths)[:-1]
+    run = gpu.CudaPass(layer)
+    initial = states_of(problem, problem.initial_state)
+    outputs, final = run.forward(np.concatenate(problem.x), lengths, initial, training)
+    if not training:
+        return np.split(outputs, cuts), in_form(final)
+    dstate = states_of(problem, problem.dstate)
+    dx, dinitial, gradients = run.backward(np.concatenate(problem.dy), dstate, need_dx=True)
+    for ours, theirs in zip(layer.direction_gradients, gradients, strict=True):
+        for values, gradient in zip(ours, theirs, strict=True):
+            values[...] = gradient
+    return Results(
+        np.split(outputs, cuts), in_form(final), np.split(dx, cuts), in_form(dinitial), layer.gradients
+    )
+
+
+@in_simulator
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@each_cell
+def test_gpu_is_the_oracle(gpu, cell, dtype):
+    problem = random_problem(cell, SIZE, bidirectional=True, ragged=True, dtype=dtype)
+    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE[dtype], dtype)
+
+
+@in_simulator
+@pytest.mark.parametrize("sizes", EDGES, ids=str)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gpu_is_the_oracle_at_edges(gpu, cell, sizes):
+    problem = random_problem(cell, sizes, bias=False)
+    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE["float64"])
+
+
+@in_simulator
+def test_layers_above_one_another(gpu):
+    problem = random_problem("gru", (3, 2, 2, 3), num_layers=2, bidirectional=True, ragged=True)
+    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE["float64"])
+
+
+@in_simulator
+@pytest.mark.parametrize("in_registers", [0, 1])
+def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
+    """What does not fit the registers gives the same numbers."""
+    from numbarnn.engine import scan_cuda
+
+    problem = random_problem("lstm", SIZE, ragged=True)
+    before = run_on_gpu(gpu, problem)
+    plan = scan_cuda.plan_for
+
+    def with_few_registers(cell, hidden, dtype):
+        planned = plan(cell, hidden, dtype)
+        size = np.dtype(dtype).itemsize
+        far = (planned.share - in_registers) * cell.window * planned.threads * size
+        return planned._replace(in_registers=in_registers, shared_bytes=far)
+
+    monkeypatch.setattr(scan_cuda, "plan_for", with_few_registers)
+    for kernel in (scan_cuda.forward, scan_cuda.backward):
+        kernel.cache_clear()
+    assert_same(run_on_gpu(gpu, problem), before)
+
+
+@in_simulator
+def test_forward_alone_is_the_one_of_training(gpu):
+    problem = random_problem("lstm", SIZE, ragged=True)
+    trained = run_on_gpu(gpu, problem)
+    assert_same(run_on_gpu(gpu, problem, training=False), (trained.outputs, trained.state))
+
+
+def kernels_of(*arguments):
+    """What the compiler says about kernels: see ptx.py."""
+    script = str(Path(__file__).with_name("ptx.py"))
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(map(json.loads, done.stdout.splitlines()))
+
+
+@compiled
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@each_cell
+def test_kernels_stay_in_registers(cell, capability):
+    """No spilled register, no array in memory, and no double precision in a kernel of single precision."""
+    sizes = COMPILED_SIZES if capability == CAPABILITIES[-1] else COMPILED_SIZES[1:2]
+    kernels = kernels_of(cell, capability, *map(str, sizes))
+    assert len(kernels) == 2 * len(TOLERANCE) * len(sizes)
+    for kernel in kernels:
+        assert kernel["spilled"] == kernel["stack"] == 0, kernel
+        if kernel["dtype"] == "float32":
+            assert kernel["float64"] == 0, kernel

@@ -160,7 +160,7 @@ def forward(cell: Cell, hidden: int, dtype: str):
         own_bias = zero
         if lane < slots:
             own_bias = bias[lane * hidden + unit]
-            if lane < window and length > 0:
+            if lane < window:
                 coming = sums[start + (length - 1 if direction else 0), lane * hidden + unit]
         for n in range(length):
             t = length - 1 - n if direction else n
@@ -232,6 +232,25 @@ def backward(cell: Cell, hidden: int, dtype: str):
     step = device(cell.backward)
     sums_tuple, states_tuple = _TUPLES[slots], _TUPLES[state_count]
 
+    @device
+    def read_step(n, length, start, first_output, direction, unit, row, states, sums, doutputs, kept, outputs,
+                  saved, previous, new):  # fmt: skip
+        """Read what the n-th step needs; its gradient of the output is returned."""
+        # Step by step the way that forward came.
+        t = n if direction else length - 1 - n
+        before = t + 1 if direction else t - 1
+        for s in range(slots):
+            saved[s] = sums[start + t, s * hidden + unit]
+        new[0] = outputs[first_output + t, direction * hidden + unit]
+        previous[0] = kept[start + t, unit]
+        for s in range(1, state_count):
+            new[s] = previous[s]
+            if n + 1 < length:
+                previous[s] = kept[start + before, s * hidden + unit]
+            else:
+                previous[s] = states[FIRST, s, row, unit]
+        return doutputs[first_output + t, direction * hidden + unit]
+
     @kernel_for(threads)
     def scan_backward(table, direction, weight, states, sums, doutputs, kept, outputs, dstates):
         dsums = cuda.shared.array((2, window, padded), number)
@@ -263,31 +282,24 @@ def backward(cell: Cell, hidden: int, dtype: str):
                 far_weights[far] = (
                     weight[(gates[g] * hidden + k) * hidden + unit] if whole_shares or k < hidden else zero
                 )
+        last = start + (0 if direction else length - 1)
         for s in range(state_count):
             own[s] = dstates[LAST, s, row, unit]
-            previous[s] = zero
+            previous[s] = kept[last, s * hidden + unit]
         for k in range(thread, padded, threads):
             for g in range(window):
                 dsums[0, g, k] = zero
                 dsums[1, g, k] = zero
         cuda.syncthreads()
 
+        dh = read_step(
+            0, length, start, first_output, direction, unit, row, states, sums, doutputs, kept, outputs,
+            saved, previous, new,
+        )  # fmt: skip
         for n in range(length):
-            # Step by step the way that forward came.
             t = n if direction else length - 1 - n
-            before = t + 1 if direction else t - 1
             phase = n % 2
-            for s in range(slots):
-                saved[s] = sums[start + t, s * hidden + unit]
-            new[0] = outputs[first_output + t, direction * hidden + unit]
-            previous[0] = kept[start + t, unit]
-            for s in range(1, state_count):
-                new[s] = kept[start + t, s * hidden + unit] if n == 0 else previous[s]
-                if n + 1 < length:
-                    previous[s] = kept[start + before, s * hidden + unit]
-                else:
-                    previous[s] = states[FIRST, s, row, unit]
-            own[0] += doutputs[first_output + t, direction * hidden + unit]
+            own[0] += dh
             made, direct = step(
                 sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
             )
@@ -301,6 +313,12 @@ def backward(cell: Cell, hidden: int, dtype: str):
                 for s in range(slots):
                     if s == lane:
                         sums[start + t, s * hidden + unit] = made[s]
+            # Read ahead, as in forward.
+            if n + 1 < length:
+                dh = read_step(
+                    n + 1, length, start, first_output, direction, unit, row, states, sums, doutputs, kept,
+                    outputs, saved, previous, new,
+                )  # fmt: skip
             for g in range(window):
                 partial[g] = zero
             for i in range(in_registers):

@@ -5,7 +5,6 @@ off, and ``pip install ".[ptx]"`` brings the compiler.
 """
 
 import importlib.util
-import itertools
 import json
 import re
 import subprocess
@@ -18,8 +17,8 @@ from unittest import mock
 from numba import cuda, types
 
 from numbarnn.cells import CELLS
-from numbarnn.engine import scan_cuda
-from numbarnn.engine.cuda_device import registers_of
+from numbarnn.engine import scan_cuda, steps_cuda
+from numbarnn.engine.cuda_device import MOST_REGISTERS, registers_of
 
 NUMBERS = {"float32": types.float32, "float64": types.float64}
 
@@ -34,54 +33,67 @@ def assembler() -> Path:
     raise SystemExit('no ptxas: pip install ".[ptx]"')
 
 
-def signature_of(name, number):
-    table, direction, keep = types.Array(types.int32, 2, "C"), types.intp, types.boolean
+def scans_of(cell, hidden, dtype):
+    """Name, kernel, signature and registers of a thread of the kernels of a whole scan."""
+    number, limit = NUMBERS[dtype], registers_of(scan_cuda.plan_for(cell, hidden, dtype).threads)
+    indices, integer = types.Array(types.int64, 1, "C"), types.intp
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 4))
-    if name == "forward":
-        return types.void(table, direction, keep, vector, vector, states, matrix, matrix, matrix)
-    return types.void(table, direction, vector, states, matrix, matrix, matrix, matrix, states)
+    common = (indices, indices, integer)
+    takes = types.void(*common, types.boolean, vector, vector, states, matrix, matrix, matrix)
+    yield "forward", scan_cuda.forward(cell, hidden, dtype), takes, limit
+    takes = types.void(*common, vector, states, matrix, matrix, matrix, matrix, states)
+    yield "backward", scan_cuda.backward(cell, hidden, dtype), takes, limit
 
 
-def examine(cell, hidden, dtype, name, capability):
-    kernel = getattr(scan_cuda, name)(cell, hidden, dtype)
-    plan = scan_cuda.plan_for(cell, hidden, dtype)
+def steps_of(cell, dtype):
+    """The same of the kernels of a step."""
+    number, integer = NUMBERS[dtype], types.intp
+    vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 3))
+    takes = types.void(*[integer] * 3, types.boolean, vector, states, matrix, matrix, matrix)
+    yield "step forward", steps_cuda.forward(cell, dtype), takes, MOST_REGISTERS
+    takes = types.void(*[integer] * 5, states, states, matrix, matrix, matrix, matrix)
+    yield "step backward", steps_cuda.backward(cell, dtype), takes, MOST_REGISTERS
+
+
+def examine(name, kernel, signature, limit, capability):
     # Kernels that call functions ask the present device what it is.
     device = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
-        text, _ = cuda.compile_ptx(kernel.py_func, signature_of(name, NUMBERS[dtype]), cc=capability)
+        text, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(text)
         command = [
             assembler(), "-v", f"-arch=sm_{capability[0]}{capability[1]}",
-            f"-maxrregcount={registers_of(plan.threads)}", "-o", Path(folder, "kernel.cubin"), source,
+            f"-maxrregcount={limit}", "-o", Path(folder, "kernel.cubin"), source,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"{cell.name} {name}: {done.stderr}")
+        raise SystemExit(f"{name}: {done.stderr}")
 
     def total(what):
         return sum(map(int, re.findall(rf"(\d+) bytes {what}", done.stderr)))
 
     return {
-        "cell": cell.name,
-        "hidden": hidden,
-        "dtype": dtype,
         "kernel": name,
         "registers": int(re.search(r"Used (\d+) registers", done.stderr)[1]),
         "spilled": total("spill"),
         "stack": total("stack frame"),
         "float64": len(re.findall(r"\.f64", text)),
-        "weights in registers": f"{plan.in_registers} of {plan.share}",
-        "shared": plan.shared_bytes,
     }
 
 
 def main() -> None:
     name, capability, *hidden_sizes = sys.argv[1:]
-    version = tuple(map(int, capability.split(".")))
-    for hidden, dtype, kernel in itertools.product(map(int, hidden_sizes), NUMBERS, ("forward", "backward")):
-        print(json.dumps(examine(CELLS[name], hidden, dtype, kernel, version)), flush=True)
+    cell, version = CELLS[name], tuple(map(int, capability.split(".")))
+    for dtype in NUMBERS:
+        for kernel in steps_of(cell, dtype):
+            print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
+        for hidden in map(int, hidden_sizes):
+            plan = scan_cuda.plan_for(cell, hidden, dtype)._asdict()
+            for kernel in scans_of(cell, hidden, dtype):
+                said = examine(*kernel, version)
+                print(json.dumps({"dtype": dtype, "hidden": hidden, **said, **plan}), flush=True)
 
 
 if __name__ == "__main__":

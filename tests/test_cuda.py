@@ -17,6 +17,8 @@ import reference
 from conftest import LAYERS, TOLERANCE, assert_close, assert_same, make_layer, random_problem
 from reference import Results
 
+from numbarnn.sequences import flat_rows, read_steps
+
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 HAS_COMPILER = all(importlib.util.find_spec(name) for name in ("numba_cuda", "nvidia"))
 
@@ -46,31 +48,37 @@ def gpu():
     return cuda_pass
 
 
-def states_of(problem, state):
-    return state if problem.cell == "lstm" else (state,)
-
-
 def run_on_gpu(gpu, problem, training=True):
     layer = make_layer(problem)
+    steps = read_steps(problem.x, layer.dtype, "x")
+    layout = steps.form.layout
+    packed_rows = flat_rows(steps.form, layout)
+    cuts = np.cumsum(steps.lengths)[:-1]
+
+    def packed(rows):
+        return np.concatenate(rows)[packed_rows]
+
+    def unpacked(matrix):
+        flat = np.empty_like(matrix)
+        flat[packed_rows] = matrix
+        return np.split(flat, cuts)
+
+    def placed(state):
+        return tuple(part[:, layout.order] for part in (state if problem.cell == "lstm" else (state,)))
 
     def in_form(states):
-        return tuple(states) if problem.cell == "lstm" else states[0]
+        parts = tuple(part[:, layout.places] for part in states)
+        return parts if problem.cell == "lstm" else parts[0]
 
-    lengths = np.array([len(row) for row in problem.x])
-    cuts = np.cumsum(lengths)[:-1]
     run = gpu.CudaPass(layer)
-    initial = states_of(problem, problem.initial_state)
-    outputs, final = run.forward(np.concatenate(problem.x), lengths, initial, training)
+    outputs, final = run.forward(layout, packed(problem.x), placed(problem.initial_state), training)
     if not training:
-        return np.split(outputs, cuts), in_form(final)
-    dstate = states_of(problem, problem.dstate)
-    dx, dinitial, gradients = run.backward(np.concatenate(problem.dy), dstate, need_dx=True)
+        return unpacked(outputs), in_form(final)
+    dx, dinitial, gradients = run.backward(packed(problem.dy), placed(problem.dstate), need_dx=True)
     for ours, theirs in zip(layer.direction_gradients, gradients, strict=True):
         for values, gradient in zip(ours, theirs, strict=True):
             values[...] = gradient
-    return Results(
-        np.split(outputs, cuts), in_form(final), np.split(dx, cuts), in_form(dinitial), layer.gradients
-    )
+    return Results(unpacked(outputs), in_form(final), unpacked(dx), in_form(dinitial), layer.gradients)
 
 
 @in_simulator
@@ -118,6 +126,28 @@ def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
 
 
 @in_simulator
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
+@each_cell
+def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirectional):
+    monkeypatch.setattr(gpu, "SHARED_MEMORY", 0)
+    problem = random_problem(cell, SIZE, bidirectional=bidirectional, ragged=True)
+    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE["float64"])
+
+
+@in_simulator
+def test_what_fits():
+    """More threads than a block can have do not fit, nor more weights than its memory holds."""
+    from numbarnn.cells import CELLS
+    from numbarnn.engine import scan_cuda
+
+    plans = [scan_cuda.plan_for(CELLS["rnn_tanh"], hidden, "float32") for hidden in (64, 257)]
+    assert [plan.fits(1 << 30) for plan in plans] == [True, False]
+    far = scan_cuda.Plan(threads=256, share=16, in_registers=8, shared_bytes=32 * 1024)
+    assert far.fits(48 * 1024)
+    assert not far.fits(48 * 1024 - 1)
+
+
+@in_simulator
 def test_forward_alone_is_the_one_of_training(gpu):
     problem = random_problem("lstm", SIZE, ragged=True)
     trained = run_on_gpu(gpu, problem)
@@ -139,7 +169,7 @@ def test_kernels_stay_in_registers(cell, capability):
     """No spilled register, no array in memory, and no double precision in a kernel of single precision."""
     sizes = COMPILED_SIZES if capability == CAPABILITIES[-1] else COMPILED_SIZES[1:2]
     kernels = kernels_of(cell, capability, *map(str, sizes))
-    assert len(kernels) == 2 * len(TOLERANCE) * len(sizes)
+    assert len(kernels) == 2 * len(TOLERANCE) * (len(sizes) + 1)
     for kernel in kernels:
         assert kernel["spilled"] == kernel["stack"] == 0, kernel
         if kernel["dtype"] == "float32":

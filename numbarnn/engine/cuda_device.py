@@ -16,6 +16,11 @@ REGISTERS = 65_536  # of 32 bits, of a multiprocessor
 MOST_REGISTERS = 255  # of a thread
 
 
+# The shared memory that a block can have on every GPU that is supported. Newer ones have more for kernels
+# that ask for it, which Numba does not.
+SHARED_MEMORY = 48 * 1024
+
+
 def registers_of(threads: int) -> int:
     """The registers that a thread can have in a block of so many; they are given out by eights."""
     return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)

@@ -7,10 +7,10 @@ shared memory. Then the lanes add up what they have, and each goes through the c
 threads, through shared memory in turns of two, so that a step has one barrier. Backward is the same with W_h
 transposed: the gradients of the sums go to other threads, and a lane has its share of them for all units.
 
-Rows stand sequence after sequence in matrices of N rows, without padding: step t of the sequence that begins
-at `start` is row ``start + t``. Sums stand gate by gate as in the parameters, slot by slot where a cell keeps
-more (see ``cells/contract.py``): those of the input product first, those of the recurrent one last, so that
-each product is one of matrices without packing.
+Rows are sorted by falling length and stand by time, as on the CPU: step t of the row at place b is row
+``offset[t] + b`` of a matrix of N rows, so that padding exists nowhere. Sums stand gate by gate as in the
+parameters, slot by slot where a cell keeps more (see ``cells/contract.py``): those of the input product
+first, those of the recurrent one last, so that each product is one of matrices without packing.
 """
 
 import functools
@@ -26,17 +26,22 @@ from numbarnn.engine.cuda_device import SIMULATED, WARP, cuda, device, kernel_fo
 LANES = 4  # a power of two
 REGISTER_BYTES = 4
 OTHER_NUMBERS = {4: 100, 8: 60}  # of a thread, beside the weights, by the bytes of a number
-ROW, START, LENGTH, FIRST_OUTPUT = range(4)  # rows of the table of sequences
+MOST_THREADS = 1024  # of a block
+OTHER_SHARED_BYTES = 16 * 1024  # for h, or the gradients of the sums
 FIRST, LAST = range(2)  # initial and final states
 
 
 class Plan(NamedTuple):
-    """How a layer's recurrent weights lie on the chip."""
+    """How a layer's recurrent weights would lie on the chip."""
 
     threads: int  # of a block
     share: int  # numbers of h, or gradients of each gate, that a lane multiplies
     in_registers: int  # how many of them by weights in registers
     shared_bytes: int  # shared memory for the weights of all others
+
+    def fits(self, shared_memory: int) -> bool:
+        """Whether a block can have so many threads, and its weights so much shared memory."""
+        return self.threads <= MOST_THREADS and self.shared_bytes + OTHER_SHARED_BYTES <= shared_memory
 
 
 def plan_for(cell: Cell, hidden: int, dtype) -> Plan:
@@ -50,7 +55,7 @@ def plan_for(cell: Cell, hidden: int, dtype) -> Plan:
 
 
 # The first elements of an array as a tuple: the mathematics of cells takes tuples.
-_TUPLES = {
+TUPLES = {
     1: device(lambda values: (values[0],)),
     2: device(lambda values: (values[0], values[1])),
     4: device(lambda values: (values[0], values[1], values[2], values[3])),
@@ -79,7 +84,8 @@ else:
         return value + cuda.shfl_xor_sync(ALL_LANES, value, 2)
 
 
-def _number_type(dtype):
+def number_type(dtype):
+    """A dtype as the compiler knows it."""
     return types.float32 if np.dtype(dtype) == np.float32 else types.float64
 
 
@@ -89,9 +95,8 @@ def forward(cell: Cell, hidden: int, dtype: str):
 
     Its arguments are
 
-    table : int32 array (4, B)
-        Of each block's sequence the batch row, where it begins among the N rows, its length, and where it
-        begins among the rows of `outputs`.
+    offset, lengths : int64 arrays (T + 1,), (B,)
+        Where each step begins among the N rows, and the length of the row at each place.
     direction : int
         1: time runs backwards, and the outputs go to the second H columns.
     keep : bool
@@ -102,13 +107,13 @@ def forward(cell: Cell, hidden: int, dtype: str):
         Initial states in, final states out.
     sums : array (N, slots * H)
         The input products in its first columns, in; what backward needs, out.
-    outputs : array (rows, D * H)
+    outputs : array (N, D * H)
         h, out.
     kept : array (N, S * H)
         The h before each step, and the other states after it, out.
     """
     plan = plan_for(cell, hidden, dtype)
-    number = _number_type(dtype)
+    number = number_type(dtype)
     zero = np.dtype(dtype).type(0.0)
     threads, share, in_registers = plan.threads, plan.share, plan.in_registers
     slots, window, state_count = cell.slots, cell.window, len(cell.states)
@@ -118,10 +123,10 @@ def forward(cell: Cell, hidden: int, dtype: str):
     own_weights, own_states = max(1, in_registers * window), state_count
     gates = cell.recurrent_gates
     step = device(cell.forward)
-    sums_tuple, states_tuple = _TUPLES[slots], _TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
     @kernel_for(threads)
-    def scan_forward(table, direction, keep, weight, bias, states, sums, outputs, kept):
+    def scan_forward(offset, lengths, direction, keep, weight, bias, states, sums, outputs, kept):
         h = cuda.shared.array((2, padded), number)
         meeting_place = cuda.shared.array(meeting_places, number)
         far_weights = cuda.shared.array(0, number)
@@ -132,8 +137,8 @@ def forward(cell: Cell, hidden: int, dtype: str):
         lane, is_unit = thread % LANES, thread // LANES < hidden
         # Threads that are left over do what the last unit's do, and write nothing.
         unit = min(thread // LANES, hidden - 1)
-        row, start = table[ROW, cuda.blockIdx.x], table[START, cuda.blockIdx.x]
-        length, first_output = table[LENGTH, cuda.blockIdx.x], table[FIRST_OUTPUT, cuda.blockIdx.x]
+        place = cuda.blockIdx.x
+        length = lengths[place]
 
         for i in range(in_registers):
             k = i * LANES + lane
@@ -149,10 +154,10 @@ def forward(cell: Cell, hidden: int, dtype: str):
                     weight[(gates[g] * hidden + unit) * hidden + k] if whole_shares or k < hidden else zero
                 )
         for k in range(thread, padded, threads):
-            h[0, k] = states[FIRST, 0, row, k] if k < hidden else zero
+            h[0, k] = states[FIRST, 0, place, k] if k < hidden else zero
             h[1, k] = zero
         for s in range(state_count):
-            own[s] = states[FIRST, s, row, unit]
+            own[s] = states[FIRST, s, place, unit]
         cuda.syncthreads()
 
         # A sum is read a step ahead: it takes longer to come than a step does.
@@ -161,14 +166,14 @@ def forward(cell: Cell, hidden: int, dtype: str):
         if lane < slots:
             own_bias = bias[lane * hidden + unit]
             if lane < window:
-                coming = sums[start + (length - 1 if direction else 0), lane * hidden + unit]
+                coming = sums[offset[length - 1 if direction else 0] + place, lane * hidden + unit]
         for n in range(length):
             t = length - 1 - n if direction else n
-            phase = n % 2
+            here, phase = offset[t] + place, n % 2
             for s in range(slots):
                 total[s] = coming + own_bias if s == lane else zero
             if n + 1 < length and lane < window:
-                coming = sums[start + (t - 1 if direction else t + 1), lane * hidden + unit]
+                coming = sums[offset[t - 1 if direction else t + 1] + place, lane * hidden + unit]
             for i in range(in_registers):
                 h_k = h[phase, i * LANES + lane]
                 for g in range(window):
@@ -185,21 +190,21 @@ def forward(cell: Cell, hidden: int, dtype: str):
                 if keep:
                     for s in range(slots):
                         if s == lane:
-                            sums[start + t, s * hidden + unit] = saved[s]
+                            sums[here, s * hidden + unit] = saved[s]
                     if lane == 0:
-                        kept[start + t, unit] = own[0]
+                        kept[here, unit] = own[0]
                     for s in range(1, state_count):
                         if s == lane:
-                            kept[start + t, s * hidden + unit] = new[s]
+                            kept[here, s * hidden + unit] = new[s]
                 if lane == 0:
                     h[1 - phase, unit] = new[0]
-                    outputs[first_output + t, direction * hidden + unit] = new[0]
+                    outputs[here, direction * hidden + unit] = new[0]
             for s in range(state_count):
                 own[s] = new[s]
             cuda.syncthreads()
         if is_unit and lane == 0:
             for s in range(state_count):
-                states[LAST, s, row, unit] = own[s]
+                states[LAST, s, place, unit] = own[s]
 
     return scan_forward
 
@@ -212,7 +217,7 @@ def backward(cell: Cell, hidden: int, dtype: str):
 
     sums : array (N, slots * H)
         What `forward` kept, in; the gradients of the sums, out.
-    doutputs : array (rows, D * H)
+    doutputs : array (N, D * H)
         The gradient of the outputs.
     states : array (2, S, B, H)
         The initial states of `forward`; the final ones are not read.
@@ -220,7 +225,7 @@ def backward(cell: Cell, hidden: int, dtype: str):
         Gradients of the final states in, of the initial states out.
     """
     plan = plan_for(cell, hidden, dtype)
-    number = _number_type(dtype)
+    number = number_type(dtype)
     zero = np.dtype(dtype).type(0.0)
     threads, share, in_registers = plan.threads, plan.share, plan.in_registers
     slots, window, state_count = cell.slots, cell.window, len(cell.states)
@@ -230,29 +235,29 @@ def backward(cell: Cell, hidden: int, dtype: str):
     own_weights = max(1, in_registers * window)
     gates = cell.recurrent_gates
     step = device(cell.backward)
-    sums_tuple, states_tuple = _TUPLES[slots], _TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
     @device
-    def read_step(n, length, start, first_output, direction, unit, row, states, sums, doutputs, kept, outputs,
-                  saved, previous, new):  # fmt: skip
+    def read_step(n, length, offset, place, direction, unit, states, sums, doutputs, kept, outputs, saved,
+                  previous, new):  # fmt: skip
         """Read what the n-th step needs; its gradient of the output is returned."""
         # Step by step the way that forward came.
         t = n if direction else length - 1 - n
-        before = t + 1 if direction else t - 1
+        here = offset[t] + place
         for s in range(slots):
-            saved[s] = sums[start + t, s * hidden + unit]
-        new[0] = outputs[first_output + t, direction * hidden + unit]
-        previous[0] = kept[start + t, unit]
+            saved[s] = sums[here, s * hidden + unit]
+        new[0] = outputs[here, direction * hidden + unit]
+        previous[0] = kept[here, unit]
         for s in range(1, state_count):
             new[s] = previous[s]
             if n + 1 < length:
-                previous[s] = kept[start + before, s * hidden + unit]
+                previous[s] = kept[offset[t + 1 if direction else t - 1] + place, s * hidden + unit]
             else:
-                previous[s] = states[FIRST, s, row, unit]
-        return doutputs[first_output + t, direction * hidden + unit]
+                previous[s] = states[FIRST, s, place, unit]
+        return doutputs[here, direction * hidden + unit]
 
     @kernel_for(threads)
-    def scan_backward(table, direction, weight, states, sums, doutputs, kept, outputs, dstates):
+    def scan_backward(offset, lengths, direction, weight, states, sums, doutputs, kept, outputs, dstates):
         dsums = cuda.shared.array((2, window, padded), number)
         meeting_place = cuda.shared.array(meeting_places, number)
         far_weights = cuda.shared.array(0, number)
@@ -266,8 +271,8 @@ def backward(cell: Cell, hidden: int, dtype: str):
         lane, is_unit = thread % LANES, thread // LANES < hidden
         # Threads that are left over do what the last unit's do, and write nothing.
         unit = min(thread // LANES, hidden - 1)
-        row, start = table[ROW, cuda.blockIdx.x], table[START, cuda.blockIdx.x]
-        length, first_output = table[LENGTH, cuda.blockIdx.x], table[FIRST_OUTPUT, cuda.blockIdx.x]
+        place = cuda.blockIdx.x
+        length = lengths[place]
 
         for i in range(in_registers):
             k = i * LANES + lane
@@ -282,9 +287,9 @@ def backward(cell: Cell, hidden: int, dtype: str):
                 far_weights[far] = (
                     weight[(gates[g] * hidden + k) * hidden + unit] if whole_shares or k < hidden else zero
                 )
-        last = start + (0 if direction else length - 1)
+        last = offset[0 if direction else length - 1] + place
         for s in range(state_count):
-            own[s] = dstates[LAST, s, row, unit]
+            own[s] = dstates[LAST, s, place, unit]
             previous[s] = kept[last, s * hidden + unit]
         for k in range(thread, padded, threads):
             for g in range(window):
@@ -293,12 +298,11 @@ def backward(cell: Cell, hidden: int, dtype: str):
         cuda.syncthreads()
 
         dh = read_step(
-            0, length, start, first_output, direction, unit, row, states, sums, doutputs, kept, outputs,
-            saved, previous, new,
+            0, length, offset, place, direction, unit, states, sums, doutputs, kept, outputs, saved, previous,
+            new,
         )  # fmt: skip
         for n in range(length):
-            t = n if direction else length - 1 - n
-            phase = n % 2
+            here, phase = offset[n if direction else length - 1 - n] + place, n % 2
             own[0] += dh
             made, direct = step(
                 sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
@@ -312,12 +316,12 @@ def backward(cell: Cell, hidden: int, dtype: str):
             if is_unit:
                 for s in range(slots):
                     if s == lane:
-                        sums[start + t, s * hidden + unit] = made[s]
+                        sums[here, s * hidden + unit] = made[s]
             # Read ahead, as in forward.
             if n + 1 < length:
                 dh = read_step(
-                    n + 1, length, start, first_output, direction, unit, row, states, sums, doutputs, kept,
-                    outputs, saved, previous, new,
+                    n + 1, length, offset, place, direction, unit, states, sums, doutputs, kept, outputs,
+                    saved, previous, new,
                 )  # fmt: skip
             for g in range(window):
                 partial[g] = zero
@@ -335,6 +339,6 @@ def backward(cell: Cell, hidden: int, dtype: str):
                 own[s] = direct[s]
         if is_unit and lane == 0:
             for s in range(state_count):
-                dstates[FIRST, s, row, unit] = own[s]
+                dstates[FIRST, s, place, unit] = own[s]
 
     return scan_backward

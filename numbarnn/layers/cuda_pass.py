@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine import scan_cuda
+from numbarnn.engine import scan_cuda, steps_cuda
 from numbarnn.engine.cuda_arrays import arrays, launch
+from numbarnn.engine.cuda_device import SHARED_MEMORY
+from numbarnn.sequences import Layout
 
 
 class Run(NamedTuple):
@@ -34,6 +36,14 @@ def _runs(gates: tuple[int, ...], first_slot: int) -> list[Run]:
     return runs
 
 
+class Rows(NamedTuple):
+    """A batch, for kernels."""
+
+    layout: Layout
+    offset: Any  # the layout's, on the GPU
+    lengths: Any
+
+
 class CudaDirection:
     """One layer and direction: its parameters on the GPU, and what a forward leaves for backward.
 
@@ -56,6 +66,7 @@ class CudaDirection:
         self.recurrent_runs = _runs(cell.recurrent_gates, cell.slots - cell.window)
         self.bias = self._bias_of_slots()
         self.plan = scan_cuda.plan_for(cell, self.hidden, self.dtype)
+        self.fits = self.plan.fits(SHARED_MEMORY)
 
     def _bias_of_slots(self) -> Any:
         bias = arrays().zeros(self.cell.slots * self.hidden, self.dtype)
@@ -65,42 +76,62 @@ class CudaDirection:
                     bias[run.of_sums(self.hidden)] += values[run.of_parameter(self.hidden)]
         return bias
 
-    def forward(self, x: Any, table: Any, states: Any, outputs: Any, keep: bool) -> None:
+    def forward(self, x: Any, rows: Rows, states: Any, outputs: Any, keep: bool) -> None:
         """All time steps of all rows.
 
         Parameters
         ----------
         x : array (N, I)
             Inputs.
-        table : int32 array (4, B)
-            The sequences, see ``engine/scan_cuda.py``.
+        rows : Rows
+            The batch.
         states : array (2, S, B, H)
             Initial states in, final states out.
-        outputs : array (rows, D * H)
+        outputs : array (N, D * H)
             h, out, in the columns of this direction.
         keep : bool
             Whether `backward` will follow.
         """
         xp, hidden = arrays(), self.hidden
-        self.x, self.table, self.states, self.outputs = x, table, states, outputs
+        self.x, self.rows, self.states, self.outputs = x, rows, states, outputs
         self.sums = xp.empty((len(x), self.cell.slots * hidden), self.dtype)
         kept_rows = len(x) if keep else 0
         self.kept = xp.empty((kept_rows, len(self.cell.states) * hidden), self.dtype)
         for run in self.input_runs:
             weight = self.weight_ih[run.of_parameter(hidden)]
             xp.matmul(x, weight.T, out=self.sums[:, run.of_sums(hidden)])
-        launch(
-            scan_cuda.forward(self.cell, hidden, str(self.dtype)), table.shape[1], self.plan.threads,
-            self.plan.shared_bytes, table, self.direction, keep, self.weight_hh.reshape(-1), self.bias,
-            states, self.sums, outputs, self.kept,
-        )  # fmt: skip
+        if self.fits:
+            launch(
+                scan_cuda.forward(self.cell, hidden, str(self.dtype)), len(rows.lengths), self.plan.threads,
+                self.plan.shared_bytes, rows.offset, rows.lengths, self.direction, keep,
+                self.weight_hh.reshape(-1), self.bias, states, self.sums, outputs, self.kept,
+            )  # fmt: skip
+        else:
+            self._forward_by_steps(keep)
+
+    def _forward_by_steps(self, keep: bool) -> None:
+        hidden, layout, sums = self.hidden, self.rows.layout, self.sums
+        sums[:, self.cell.window * hidden :] = 0.0  # the input product does not fill these
+        running = self.states[scan_cuda.LAST]
+        running[...] = self.states[scan_cuda.FIRST]
+        kernel = steps_cuda.forward(self.cell, str(self.dtype))
+        for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
+            first, count = int(layout.offset[t]), int(layout.active[t])
+            of_step = sums[first : first + count]
+            for run in self.recurrent_runs:
+                weight = self.weight_hh[run.of_parameter(hidden)]
+                of_step[:, run.of_sums(hidden)] += running[0, :count] @ weight.T
+            launch(
+                kernel, steps_cuda.blocks_for(count, hidden), steps_cuda.THREADS, 0, first, count,
+                self.direction * hidden, keep, self.bias, running, sums, self.outputs, self.kept,
+            )  # fmt: skip
 
     def backward(self, doutputs: Any, dstates: Any, dx: Any) -> tuple[Any, ...]:
         """The latest `forward` undone.
 
         Parameters
         ----------
-        doutputs : array (rows, D * H)
+        doutputs : array (N, D * H)
             The gradient of the outputs.
         dstates : array (2, S, B, H)
             Gradients of the final states in, of the initial states out.
@@ -112,12 +143,39 @@ class CudaDirection:
         tuple of arrays
             Gradients of weight_ih, weight_hh, bias_ih and bias_hh.
         """
+        if self.fits:
+            launch(
+                scan_cuda.backward(self.cell, self.hidden, str(self.dtype)), len(self.rows.lengths),
+                self.plan.threads, self.plan.shared_bytes, self.rows.offset, self.rows.lengths,
+                self.direction, self.weight_hh.reshape(-1), self.states, self.sums, doutputs, self.kept,
+                self.outputs, dstates,
+            )  # fmt: skip
+        else:
+            self._backward_by_steps(doutputs, dstates)
+        return self._parameter_gradients(dx)
+
+    def _backward_by_steps(self, doutputs: Any, dstates: Any) -> None:
+        hidden, layout, sums = self.hidden, self.rows.layout, self.sums
+        running = dstates[scan_cuda.FIRST]
+        running[...] = dstates[scan_cuda.LAST]
+        kernel = steps_cuda.backward(self.cell, str(self.dtype))
+        # Step by step the way that forward came.
+        for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
+            first, count = int(layout.offset[t]), int(layout.active[t])
+            before, from_before = t + 1 if self.direction else t - 1, 0
+            if 0 <= before < layout.steps:
+                from_before = min(count, int(layout.active[before]))
+            launch(
+                kernel, steps_cuda.blocks_for(count, hidden), steps_cuda.THREADS, 0, first, count,
+                self.direction * hidden, int(layout.offset[max(before, 0)]), from_before,
+                self.states[scan_cuda.FIRST], running, sums, doutputs, self.kept, self.outputs,
+            )  # fmt: skip
+            for run in self.recurrent_runs:
+                dsums = sums[first : first + count, run.of_sums(hidden)]
+                running[0, :count] += dsums @ self.weight_hh[run.of_parameter(hidden)]
+
+    def _parameter_gradients(self, dx: Any) -> tuple[Any, ...]:
         xp, hidden, sums = arrays(), self.hidden, self.sums
-        launch(
-            scan_cuda.backward(self.cell, hidden, str(self.dtype)), self.table.shape[1], self.plan.threads,
-            self.plan.shared_bytes, self.table, self.direction, self.weight_hh.reshape(-1), self.states,
-            sums, doutputs, self.kept, self.outputs, dstates,
-        )  # fmt: skip
         gradients = tuple(map(xp.empty_like, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)))
         weight_ih, weight_hh, bias_ih, bias_hh = gradients
         h_before = self.kept[:, :hidden]
@@ -139,7 +197,7 @@ class CudaDirection:
 class CudaPass:
     """One forward and backward through all layers and directions of a recurrent layer.
 
-    Arrays come from the host's memory and go back there.
+    Arrays come from the host's memory and go back there; rows stand in packed order, see `Layout`.
 
     Parameters
     ----------
@@ -155,18 +213,18 @@ class CudaPass:
         ]
 
     def forward(
-        self, x: np.ndarray, lengths: np.ndarray, initial: tuple[np.ndarray, ...], training: bool
+        self, layout: Layout, x: np.ndarray, initial: tuple[np.ndarray, ...], training: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """All layers over rows that stand one after the other.
+        """All layers over a batch.
 
         Parameters
         ----------
+        layout : Layout
+            The batch.
         x : array (N, I)
-            The steps of the first row, those of the second one, and so on.
-        lengths : int array (B,)
-            How many steps each row has.
+            Its inputs.
         initial : tuple of arrays (L * D, B, H)
-            The initial states, h first; empty arrays stand for zeros.
+            The initial states, h first, of the places; empty arrays stand for zeros.
         training : bool
             Whether `backward` will follow.
 
@@ -178,15 +236,16 @@ class CudaPass:
             The final states.
         """
         layer, xp = self.layer, arrays()
-        self.table = xp.asarray(_table_of(lengths))
+        rows = Rows(layout, xp.asarray(layout.offset), xp.asarray(layout.lengths))
         # Of each layer and direction the initial and the final states.
-        self.states = xp.zeros(self._states_shape(len(lengths)), layer.dtype)
+        shape = (len(self.numbers), 2, len(layer.cell.states), layout.rows, layer.hidden_size)
+        self.states = xp.zeros(shape, layer.dtype)
         _put_states(initial, self.states[:, scan_cuda.FIRST])
         inputs = xp.asarray(x)
         for level in range(layer.num_layers):
             outputs = xp.empty((len(x), layer.directions * layer.hidden_size), layer.dtype)
             for k in self._of_level(level):
-                self.numbers[k].forward(inputs, self.table, self.states[k], outputs, training)
+                self.numbers[k].forward(inputs, rows, self.states[k], outputs, training)
             inputs = outputs
         return _on_host(outputs), _on_host(self.states[:, scan_cuda.LAST].swapaxes(0, 1))
 
@@ -220,9 +279,8 @@ class CudaPass:
         gradients: dict[int, tuple[np.ndarray, ...]] = {}
         dx = None
         for level in reversed(range(layer.num_layers)):
-            wanted = need_dx or level > 0
             columns = layer.known_input_size if level == 0 else layer.directions * layer.hidden_size
-            dx = xp.zeros((len(dy), columns), layer.dtype) if wanted else None
+            dx = xp.zeros((len(dy), columns), layer.dtype) if need_dx or level > 0 else None
             for k in self._of_level(level):
                 parts = self.numbers[k].backward(doutputs, dstates[k], dx)
                 gradients[k] = tuple(map(_on_host, parts))
@@ -232,9 +290,6 @@ class CudaPass:
 
     def _of_level(self, level: int) -> range:
         return range(level * self.layer.directions, (level + 1) * self.layer.directions)
-
-    def _states_shape(self, rows: int) -> tuple[int, ...]:
-        return (len(self.numbers), 2, len(self.layer.cell.states), rows, self.layer.hidden_size)
 
 
 def _put_states(given: tuple[np.ndarray, ...], states: Any) -> None:
@@ -246,14 +301,3 @@ def _put_states(given: tuple[np.ndarray, ...], states: Any) -> None:
 
 def _on_host(array: Any) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
-
-
-def _table_of(lengths: np.ndarray) -> np.ndarray:
-    """The table of sequences for the scan; the longest first, so that no long one begins late."""
-    table = np.empty((4, lengths.size), np.int32)
-    starts = np.cumsum(lengths) - lengths
-    order = np.argsort(-lengths, kind="stable")
-    table[scan_cuda.ROW] = order
-    table[scan_cuda.START] = table[scan_cuda.FIRST_OUTPUT] = starts[order]
-    table[scan_cuda.LENGTH] = lengths[order]
-    return table

@@ -22,7 +22,12 @@ LEVELS = (
     ("numbarnn.arguments",),
     ("numbarnn.engine", "numbarnn.sequences", "numbarnn.datasets"),
     ("numbarnn.cells",),
-    ("numbarnn.engine.scan", "numbarnn.engine.scan_cuda", "numbarnn.engine.step"),
+    (
+        "numbarnn.engine.scan",
+        "numbarnn.engine.scan_cuda",
+        "numbarnn.engine.step",
+        "numbarnn.engine.steps_cuda",
+    ),
     ("numbarnn.layers", "numbarnn.kernels"),
     ("numbarnn.training",),
     ("numbarnn.models",),
@@ -31,7 +36,7 @@ LEVELS = (
 
 CELL_CONTRACT = "numbarnn.cells.contract"
 HARD_DEPENDENCIES = {"numpy", "numba", "llvmlite"}
-MAY_IMPORT_NUMBA_CUDA = {"cuda_device", "scan_cuda"}
+MAY_IMPORT_NUMBA_CUDA = {"cuda_device"}
 NEVER_IMPORTED_ALONG = ("torch", "tqdm", "scipy", "sklearn", "matplotlib", "numba.cuda")
 
 

@@ -14,7 +14,6 @@ from numba.extending import overload
 
 from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined, kernel
 from numbarnn.engine.simd import (
-    FLOAT_TYPES,
     absolute,
     copy_sign,
     fma,
@@ -156,22 +155,20 @@ def sigmoid(x):
     return _BY_DTYPE[x.dtype][1](x)
 
 
-def functions_of(x):
-    """tanh and sigmoid for a vector type or a floating type of the compiler; None for any other type."""
-    if is_float_vector(x):
-        x = x.dtype
-    return _BY_DTYPE.get(np.dtype(str(x))) if x in FLOAT_TYPES else None
+def functions_of(dtype):
+    """tanh and sigmoid for vectors, or single numbers, of a floating dtype of the compiler."""
+    return _BY_DTYPE[np.dtype(str(dtype))]
 
 
 @overload(tanh, jit_options=INLINED_OPTIONS)
 def _overload_tanh(x):
-    functions = functions_of(x) if is_float_vector(x) else None
+    functions = functions_of(x.dtype) if is_float_vector(x) else None
     return functions and functions[0]
 
 
 @overload(sigmoid, jit_options=INLINED_OPTIONS)
 def _overload_sigmoid(x):
-    functions = functions_of(x) if is_float_vector(x) else None
+    functions = functions_of(x.dtype) if is_float_vector(x) else None
     return functions and functions[1]
 
 

@@ -14,8 +14,6 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32  # threads that run in step: a block has a multiple of them
 REGISTERS = 65_536  # of 32 bits, of a multiprocessor
 MOST_REGISTERS = 255  # of a thread
-
-
 # The shared memory that a block can have on every GPU that is supported. Newer ones have more for kernels
 # that ask for it, which Numba does not.
 SHARED_MEMORY = 48 * 1024

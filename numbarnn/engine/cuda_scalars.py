@@ -29,11 +29,7 @@ def _cast(context, builder, args, kinds, dtype):
 
 
 def _fused(builder, dtype, a, b, c):
-    kind = simd.llvm_float(dtype)
-    function_type = ir.FunctionType(kind, [kind] * 3)
-    name = f"llvm.fma.f{BITS[dtype]}"
-    function = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
-    return builder.call(function, [a, b, c])
+    return simd.call_llvm(builder, f"llvm.fma.f{BITS[dtype]}", simd.llvm_float(dtype), [a, b, c])
 
 
 def _bits_of(builder, dtype, value):

@@ -89,6 +89,33 @@ def number_type(dtype):
     return types.float32 if np.dtype(dtype) == np.float32 else types.float64
 
 
+def _weights_taker(cell: Cell, hidden: int, dtype, transposed: bool):
+    """A function that brings a thread's share of the recurrent weights to where they stay."""
+    threads, share, in_registers, _ = plan_for(cell, hidden, dtype)
+    window, gates = cell.window, cell.recurrent_gates
+    zero = np.dtype(dtype).type(0.0)
+    whole_shares = hidden % LANES == 0
+    unit_stride, k_stride = (1, hidden) if transposed else (hidden, 1)
+
+    @device
+    def weight_of(weight, unit, k, g):
+        place = gates[g] * hidden * hidden + unit * unit_stride + k * k_stride
+        return weight[place] if whole_shares or k < hidden else zero
+
+    @device
+    def take_weights(weight, unit, near_weights, far_weights):
+        thread = cuda.threadIdx.x
+        for i in range(in_registers):
+            for g in range(window):
+                near_weights[i * window + g] = weight_of(weight, unit, i * LANES + thread % LANES, g)
+        for i in range(in_registers, share):
+            for g in range(window):
+                far = ((i - in_registers) * window + g) * threads + thread
+                far_weights[far] = weight_of(weight, unit, i * LANES + thread % LANES, g)
+
+    return take_weights
+
+
 @functools.cache
 def forward(cell: Cell, hidden: int, dtype: str):
     """The kernel of all time steps of a cell of so many hidden units.
@@ -119,9 +146,8 @@ def forward(cell: Cell, hidden: int, dtype: str):
     slots, window, state_count = cell.slots, cell.window, len(cell.states)
     apart, padded = slots - window, share * LANES
     meeting_places = threads if SIMULATED else 1
-    whole_shares = hidden % LANES == 0
-    own_weights, own_states = max(1, in_registers * window), state_count
-    gates = cell.recurrent_gates
+    own_weights = max(1, in_registers * window)
+    take_weights = _weights_taker(cell, hidden, dtype, transposed=False)
     step = device(cell.forward)
     sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
@@ -132,7 +158,7 @@ def forward(cell: Cell, hidden: int, dtype: str):
         far_weights = cuda.shared.array(0, number)
         near_weights = cuda.local.array(own_weights, number)
         total = cuda.local.array(slots, number)
-        own = cuda.local.array(own_states, number)
+        own = cuda.local.array(state_count, number)
         thread = cuda.threadIdx.x
         lane, is_unit = thread % LANES, thread // LANES < hidden
         # Threads that are left over do what the last unit's do, and write nothing.
@@ -140,19 +166,7 @@ def forward(cell: Cell, hidden: int, dtype: str):
         place = cuda.blockIdx.x
         length = lengths[place]
 
-        for i in range(in_registers):
-            k = i * LANES + lane
-            for g in range(window):
-                near_weights[i * window + g] = (
-                    weight[(gates[g] * hidden + unit) * hidden + k] if whole_shares or k < hidden else zero
-                )
-        for i in range(in_registers, share):
-            k = i * LANES + lane
-            for g in range(window):
-                far = ((i - in_registers) * window + g) * threads + thread
-                far_weights[far] = (
-                    weight[(gates[g] * hidden + unit) * hidden + k] if whole_shares or k < hidden else zero
-                )
+        take_weights(weight, unit, near_weights, far_weights)
         for k in range(thread, padded, threads):
             h[0, k] = states[FIRST, 0, place, k] if k < hidden else zero
             h[1, k] = zero
@@ -231,9 +245,8 @@ def backward(cell: Cell, hidden: int, dtype: str):
     slots, window, state_count = cell.slots, cell.window, len(cell.states)
     apart, padded = slots - window, share * LANES
     meeting_places = threads if SIMULATED else 1
-    whole_shares = hidden % LANES == 0
     own_weights = max(1, in_registers * window)
-    gates = cell.recurrent_gates
+    take_weights = _weights_taker(cell, hidden, dtype, transposed=True)
     step = device(cell.backward)
     sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
@@ -274,19 +287,7 @@ def backward(cell: Cell, hidden: int, dtype: str):
         place = cuda.blockIdx.x
         length = lengths[place]
 
-        for i in range(in_registers):
-            k = i * LANES + lane
-            for g in range(window):
-                near_weights[i * window + g] = (
-                    weight[(gates[g] * hidden + k) * hidden + unit] if whole_shares or k < hidden else zero
-                )
-        for i in range(in_registers, share):
-            k = i * LANES + lane
-            for g in range(window):
-                far = ((i - in_registers) * window + g) * threads + thread
-                far_weights[far] = (
-                    weight[(gates[g] * hidden + k) * hidden + unit] if whole_shares or k < hidden else zero
-                )
+        take_weights(weight, unit, near_weights, far_weights)
         last = offset[0 if direction else length - 1] + place
         for s in range(state_count):
             own[s] = dstates[LAST, s, place, unit]

@@ -10,7 +10,13 @@ from numbarnn.cells import CELLS
 from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.fork import ALONE
 from numbarnn.engine.host import lanes
-from numbarnn.engine.packing import pack_recurrent, pack_recurrent_back, unpack_recurrent
+from numbarnn.engine.packing import (
+    ALIGNMENT,
+    pack_recurrent,
+    pack_recurrent_back,
+    room_for,
+    unpack_recurrent,
+)
 from numbarnn.engine.threads import even_cuts
 from numbarnn.layers.packed_direction import PackedDirection
 
@@ -145,3 +151,11 @@ def check_gradients_come_back(cell, hidden_size, dtype, input_size, parts):
         room = gradient.base
         assert np.isnan(room[:GUARD]).all()
         assert np.isnan(room[-GUARD:]).all()
+
+
+def test_large_results_begin_at_a_register():
+    small, large = room_for(3, 5, np.dtype("float32")), room_for(2048, 512, np.dtype("float32"))
+    assert small.shape == (3, 5)
+    assert large.shape == (2048, 512)
+    assert large.flags.c_contiguous
+    assert large.ctypes.data % ALIGNMENT == 0

@@ -23,13 +23,28 @@ from numbarnn.engine.simd import (
 )
 
 ALIGNMENT = registers().width
+ALIGNED_FROM_BYTES = 2 * 1024 * 1024
 
 
 def aligned_zeros(shape, dtype) -> np.ndarray:
     """Zeros that begin at the boundary of a vector register."""
-    dtype = np.dtype(dtype)
+    return _aligned(np.zeros, shape, np.dtype(dtype))
+
+
+def room_for(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
+    """A matrix whose numbers are still to be written; a large one begins at the boundary of a register.
+
+    NumPy's large arrays begin 16 bytes behind one, so that each vector lies in two lines of the cache: the
+    forward pass of 64,100,64,128 took 1 to 2 % longer. A small one is not worth the two microseconds.
+    """
+    if rows * columns * dtype.itemsize < ALIGNED_FROM_BYTES:
+        return np.empty((rows, columns), dtype)
+    return _aligned(np.empty, (rows, columns), dtype)
+
+
+def _aligned(make, shape, dtype):
     count = math.prod(shape) if isinstance(shape, tuple) else shape
-    raw = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    raw = make(count * dtype.itemsize + ALIGNMENT, np.uint8)
     first = -raw.ctypes.data % ALIGNMENT
     return raw[first : first + count * dtype.itemsize].view(dtype).reshape(shape)
 

@@ -7,7 +7,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.packing import aligned_zeros, room_for
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
@@ -209,7 +209,7 @@ class Recurrent(Layer):
             check_finite(steps, x_name)
             self.build(steps.width())
         run = self.take_pass(training)
-        y = np.empty((form.flat_rows, self.output_size(0)), self.dtype)
+        y = room_for(form.flat_rows, self.output_size(0), self.dtype)
         states = self._room_for_states(form.layout.rows)
         fault = run.forward_on(form, seed, initial, steps.values, y, states)
         if fault != NO_FAULT:
@@ -263,7 +263,7 @@ class Recurrent(Layer):
         input_gradient = arguments.flag("input_gradient", input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, "dstate")
-        dx = np.empty((form.flat_rows, self.known_input_size), self.dtype) if input_gradient else None
+        dx = room_for(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
         dstates = self._room_for_states(layout.rows)
         fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:

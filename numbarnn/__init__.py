@@ -38,6 +38,7 @@ _PLACES = {
     "Callback": "training.callbacks",
     "EarlyStopping": "training.callbacks",
     "History": "training.callbacks",
+    "cuda_available": "engine.cuda_probe",
     "get_num_threads": "engine.threads",
     "set_num_threads": "engine.threads",
     "warmup": "compile_ahead",
@@ -70,6 +71,7 @@ __all__ = [
     "Sequential",
     "StepDecay",
     "__version__",
+    "cuda_available",
     "datasets",
     "get_num_threads",
     "kernels",
@@ -80,6 +82,7 @@ __all__ = [
 if TYPE_CHECKING:
     from numbarnn import datasets, kernels
     from numbarnn.compile_ahead import warmup
+    from numbarnn.engine.cuda_probe import cuda_available
     from numbarnn.engine.threads import get_num_threads, set_num_threads
     from numbarnn.layers.dense import Dense
     from numbarnn.layers.dropout import Dropout

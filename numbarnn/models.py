@@ -25,6 +25,8 @@ class Sequential:
     ----------
     *layers : Layer
         In the order of computation. They build themselves at the first fit or prediction, or in `build`.
+    device : {"cpu", "cuda"}, optional
+        Where all layers work from now on; "cuda" is an NVIDIA GPU. By default where they do.
 
     Attributes
     ----------
@@ -50,7 +52,7 @@ class Sequential:
     (4, 2)
     """
 
-    def __init__(self, *layers: Layer) -> None:
+    def __init__(self, *layers: Layer, device: str | None = None) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} must be a layer, not {type(layer).__name__}")
@@ -61,6 +63,9 @@ class Sequential:
         self.layers = list(layers)
         self._settle_dtype()
         self._check_order()
+        if device is not None:
+            self.to(device)
+        self._check_devices()
         self._loss: Loss | None = None
 
     def _settle_dtype(self) -> None:
@@ -73,6 +78,40 @@ class Sequential:
             if layer.follows_input_dtype:
                 layer.use_dtype(self.dtype)
                 layer.follows_input_dtype = False  # from now on it has the model's
+
+    def _check_devices(self) -> None:
+        devices = [layer.device for layer in self.layers]
+        if len(set(devices)) > 1:
+            raise ValueError(f"all layers must work on one device, not on {devices}")
+
+    @property
+    def device(self) -> str:
+        """Where the layers work."""
+        return self.layers[0].device
+
+    def to(self, device: str) -> "Sequential":
+        """Work on another device from now on.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            "cuda" is an NVIDIA GPU.
+
+        Returns
+        -------
+        Sequential
+            The model itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        RuntimeError
+            If there is no GPU. Nothing is changed then.
+        """
+        for layer in self.layers:
+            layer.to(device)
+        return self
 
     def _check_order(self) -> None:
         sequence = not self.layers[0].takes_vectors
@@ -360,9 +399,10 @@ class Sequential:
         for rows in batches(np.arange(steps.rows), batch_size):
             batch_form = samples.form_of(rows)
             layout = Layout(batch_form.lengths)
-            out_layout, y = chain.prepare(layout, samples.pack(batch_form, layout), 0)
+            x_packed = chain.bring(samples.pack(batch_form, layout), steps.width())
+            out_layout, y = chain.prepare(layout, x_packed, 0)
             chain.forward()
-            scatter_steps(y, form.starts[rows], out_layout, flat)
+            scatter_steps(chain.fetch(y), form.starts[rows], out_layout, flat)
         return in_form(flat, form)
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:

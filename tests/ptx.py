@@ -1,7 +1,8 @@
 """Compile the GPU's kernels without a GPU, and print what the assembler says: a line of JSON for each.
 
-``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``. Numba's simulator must be
-off, and ``pip install ".[ptx]"`` brings the compiler.
+``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``; with ``others`` in place of
+a cell, the kernels of all other layers, losses and optimisers. Numba's simulator must be off, and
+``pip install ".[ptx]"`` brings the compiler.
 """
 
 import importlib.util
@@ -14,11 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 from numba import cuda, types
 
 from numbarnn.cells import CELLS
-from numbarnn.engine import scan_cuda, steps_cuda
+from numbarnn.engine import pointwise_cuda, scan_cuda, steps_cuda
+from numbarnn.engine.affine import ACTIVATIONS
 from numbarnn.engine.cuda_device import MOST_REGISTERS, registers_of
+from numbarnn.training import losses_cuda, updates_cuda
+from numbarnn.training.losses import LOSSES, CrossEntropy
 
 NUMBERS = {"float32": types.float32, "float64": types.float64}
 
@@ -55,6 +60,35 @@ def steps_of(cell, dtype):
     yield "step backward", steps_cuda.backward(cell, dtype), takes, MOST_REGISTERS
 
 
+def others(dtype):
+    """The same of the kernels in which every thread has a number, a position or a parameter of its own."""
+    number, integer, bits = NUMBERS[dtype], types.int64, types.uint64
+    indices, places = types.Array(integer, 1, "C"), types.Array(integer, 2, "C")
+    vector, matrix = (types.Array(number, rank, "C") for rank in (1, 2))
+    rows = (indices, indices)
+    takes = {
+        "drop": (pointwise_cuda._dropper(dtype), *rows, indices, matrix, matrix, integer, bits, number, bits),
+        "mean": (pointwise_cuda._means(dtype)[0], *rows, matrix, matrix),
+        "mean undone": (pointwise_cuda._means(dtype)[1], *rows, matrix, matrix),
+        "max": (pointwise_cuda._maxima(dtype)[0], *rows, matrix, matrix, places),
+        "max undone": (pointwise_cuda._maxima(dtype)[1], *rows, matrix, places, matrix),
+        "embedding undone": (pointwise_cuda._adder(dtype), *rows, matrix, matrix),
+        "sgd": (updates_cuda._sgd, *[vector] * 4, *[number] * 3, types.boolean, number),
+        "rmsprop": (updates_cuda._rmsprop, *[vector] * 5, *[number] * 7),
+        "adam": (updates_cuda._adam, *[vector] * 5, *[number] * 10),
+    }
+    for name, code in ACTIVATIONS.items():
+        takes[str(name)] = pointwise_cuda._activator(code, dtype), matrix, vector
+        takes[f"{name} undone"] = pointwise_cuda._deactivator(code, dtype), matrix, matrix, matrix
+    for loss in LOSSES.values():
+        kernel = losses_cuda.kernel_for(loss(), np.zeros((1, 2), dtype), dtype)
+        takes[loss.name] = kernel, matrix, matrix, vector, vector, vector, matrix
+    kernel = losses_cuda.kernel_for(CrossEntropy(), np.zeros(1, np.int64), dtype)
+    takes["cross_entropy of labels"] = kernel, matrix, indices, vector, vector, vector, matrix
+    for name, (kernel, *kinds) in takes.items():
+        yield name, kernel, types.void(*kinds), MOST_REGISTERS
+
+
 def examine(name, kernel, signature, limit, capability):
     # Kernels that call functions ask the present device what it is.
     device = SimpleNamespace(compute_capability=capability)
@@ -85,8 +119,13 @@ def examine(name, kernel, signature, limit, capability):
 
 def main() -> None:
     name, capability, *hidden_sizes = sys.argv[1:]
-    cell, version = CELLS[name], tuple(map(int, capability.split(".")))
+    version = tuple(map(int, capability.split(".")))
     for dtype in NUMBERS:
+        if name == "others":
+            for kernel in others(dtype):
+                print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
+            continue
+        cell = CELLS[name]
         for kernel in steps_of(cell, dtype):
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):

@@ -14,10 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from conftest import LAYERS, TOLERANCE, assert_close, assert_same, make_layer, random_problem
-from reference import Results
-
-from numbarnn.sequences import flat_rows, read_steps
+from conftest import LAYERS, TOLERANCE, assert_close, assert_same, make_layer, random_problem, run_layer
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 HAS_COMPILER = all(importlib.util.find_spec(name) for name in ("numba_cuda", "nvidia"))
@@ -39,46 +36,17 @@ CAPABILITIES = ("7.5", "8.0", "9.0")
 
 @pytest.fixture
 def gpu():
-    """The module of the passes on the GPU, without kernels of earlier tests."""
+    """The module of the recurrent passes on the GPU, without kernels of earlier tests."""
     from numbarnn.engine import scan_cuda
-    from numbarnn.layers import cuda_pass
+    from numbarnn.layers import cuda_recurrent
 
     for kernel in (scan_cuda.forward, scan_cuda.backward):
         kernel.cache_clear()
-    return cuda_pass
+    return cuda_recurrent
 
 
-def run_on_gpu(gpu, problem, training=True):
-    layer = make_layer(problem)
-    steps = read_steps(problem.x, layer.dtype, "x")
-    layout = steps.form.layout
-    packed_rows = flat_rows(steps.form, layout)
-    cuts = np.cumsum(steps.lengths)[:-1]
-
-    def packed(rows):
-        return np.concatenate(rows)[packed_rows]
-
-    def unpacked(matrix):
-        flat = np.empty_like(matrix)
-        flat[packed_rows] = matrix
-        return np.split(flat, cuts)
-
-    def placed(state):
-        return tuple(part[:, layout.order] for part in (state if problem.cell == "lstm" else (state,)))
-
-    def in_form(states):
-        parts = tuple(part[:, layout.places] for part in states)
-        return parts if problem.cell == "lstm" else parts[0]
-
-    run = gpu.CudaPass(layer)
-    outputs, final = run.forward(layout, packed(problem.x), placed(problem.initial_state), training)
-    if not training:
-        return unpacked(outputs), in_form(final)
-    dx, dinitial, gradients = run.backward(packed(problem.dy), placed(problem.dstate), need_dx=True)
-    for ours, theirs in zip(layer.direction_gradients, gradients, strict=True):
-        for values, gradient in zip(ours, theirs, strict=True):
-            values[...] = gradient
-    return Results(unpacked(outputs), in_form(final), unpacked(dx), in_form(dinitial), layer.gradients)
+def run_on_gpu(problem, **options):
+    return run_layer(make_layer(problem, device="cuda", **options), problem)
 
 
 @in_simulator
@@ -86,7 +54,7 @@ def run_on_gpu(gpu, problem, training=True):
 @each_cell
 def test_gpu_is_the_oracle(gpu, cell, dtype):
     problem = random_problem(cell, SIZE, bidirectional=True, ragged=True, dtype=dtype)
-    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE[dtype], dtype)
+    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE[dtype], dtype)
 
 
 @in_simulator
@@ -94,13 +62,13 @@ def test_gpu_is_the_oracle(gpu, cell, dtype):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_gpu_is_the_oracle_at_edges(gpu, cell, sizes):
     problem = random_problem(cell, sizes, bias=False)
-    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE["float64"])
+    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
 @in_simulator
 def test_layers_above_one_another(gpu):
     problem = random_problem("gru", (3, 2, 2, 3), num_layers=2, bidirectional=True, ragged=True)
-    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE["float64"])
+    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
 @in_simulator
@@ -110,7 +78,7 @@ def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
     from numbarnn.engine import scan_cuda
 
     problem = random_problem("lstm", SIZE, ragged=True)
-    before = run_on_gpu(gpu, problem)
+    before = run_on_gpu(problem)
     plan = scan_cuda.plan_for
 
     def with_few_registers(cell, hidden, dtype):
@@ -122,7 +90,7 @@ def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
     monkeypatch.setattr(scan_cuda, "plan_for", with_few_registers)
     for kernel in (scan_cuda.forward, scan_cuda.backward):
         kernel.cache_clear()
-    assert_same(run_on_gpu(gpu, problem), before)
+    assert_same(run_on_gpu(problem), before)
 
 
 @in_simulator
@@ -131,7 +99,7 @@ def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
 def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirectional):
     monkeypatch.setattr(gpu, "SHARED_MEMORY", 0)
     problem = random_problem(cell, SIZE, bidirectional=bidirectional, ragged=True)
-    assert_close(run_on_gpu(gpu, problem), reference.run(*problem), TOLERANCE["float64"])
+    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
 @in_simulator
@@ -150,8 +118,9 @@ def test_what_fits():
 @in_simulator
 def test_forward_alone_is_the_one_of_training(gpu):
     problem = random_problem("lstm", SIZE, ragged=True)
-    trained = run_on_gpu(gpu, problem)
-    assert_same(run_on_gpu(gpu, problem, training=False), (trained.outputs, trained.state))
+    trained = run_on_gpu(problem)
+    layer = make_layer(problem, device="cuda")
+    assert_same(layer.forward(problem.x, problem.initial_state), (trained.outputs, trained.state))
 
 
 def kernels_of(*arguments):
@@ -171,6 +140,16 @@ def test_kernels_stay_in_registers(cell, capability):
     kernels = kernels_of(cell, capability, *map(str, sizes))
     assert len(kernels) == 2 * len(TOLERANCE) * (len(sizes) + 1)
     for kernel in kernels:
+        assert kernel["spilled"] == kernel["stack"] == 0, kernel
+        if kernel["dtype"] == "float32":
+            assert kernel["float64"] == 0, kernel
+
+
+@compiled
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_other_kernels_stay_in_registers(capability):
+    """Those of the layers without a state, the losses and the optimisers."""
+    for kernel in kernels_of("others", capability):
         assert kernel["spilled"] == kernel["stack"] == 0, kernel
         if kernel["dtype"] == "float32":
             assert kernel["float64"] == 0, kernel

@@ -7,6 +7,8 @@ import numpy as np
 
 from numbarnn.engine.cuda_device import SIMULATED, cuda
 
+THREADS = 128  # of a block in which every thread has a number of its own
+
 
 def arrays() -> types.ModuleType:
     """The module with NumPy's functions for arrays of the GPU."""
@@ -17,6 +19,11 @@ def arrays() -> types.ModuleType:
     return cupy
 
 
+def on_host(array: Any) -> np.ndarray:
+    """An array of the GPU in the host's memory."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
 def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any) -> None:
     """Run a kernel; arrays are those of `arrays`."""
     if not SIMULATED:
@@ -25,3 +32,14 @@ def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments
             for value in arguments
         )
     kernel[blocks, threads, 0, shared_bytes](*arguments)
+
+
+def launch_each(kernel: Any, count: int, *arguments: Any) -> None:
+    """Run a kernel that has a thread for each of so many numbers; it leaves alone what is beyond."""
+    if count > 0:
+        launch(kernel, -(-count // THREADS), THREADS, 0, *arguments)
+
+
+def free_bytes() -> float:
+    """Memory of the GPU that is free; in the simulator there is no end of it."""
+    return float("inf") if SIMULATED else float(arrays().cuda.Device().mem_info[0])

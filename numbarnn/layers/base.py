@@ -2,15 +2,20 @@
 
 import inspect
 import threading
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numbarnn import arguments
+from numbarnn.engine.cuda_probe import check_device, cuda_available
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences import Form, Layout, Steps, check_finite, pack_steps, read_steps
+
+if TYPE_CHECKING:
+    from numbarnn.layers.cuda_parameters import CudaParameters
 
 FLOAT_DTYPES = ("float32", "float64")
 LARGEST_SPARE_BYTES = 64 * 2**20  # buffers of a prediction that are kept for the next
@@ -23,6 +28,8 @@ class Layer:
     ----------
     dtype : {"float32", "float64"}
         What parameters and results are made of.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Attributes
     ----------
@@ -38,18 +45,19 @@ class Layer:
     checks_while_reading = False  # the pass itself finds numbers that are not finite
     follows_input_dtype = False  # without parameters and a dtype of its own
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, device: str = "cpu") -> None:
         if str(np.dtype(dtype) if isinstance(dtype, type) else dtype) not in FLOAT_DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(map(repr, FLOAT_DTYPES))}, not {dtype!r}")
         self.dtype = np.dtype(dtype)
+        self.device = check_device(device)
+        self._on_gpu: CudaParameters | None = None
         self.input_size: int | None = None
         self.version = 0  # counts changes of the parameters
         self.values: dict[str, np.ndarray] = {}
         self.gradients: dict[str, np.ndarray] = {}
         self.flat_values = np.zeros(0, self.dtype)
         self.flat_gradients = np.zeros(0, self.dtype)
-        self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
-        self._latest: tuple[Pass, Form, Layout, Form, Layout] | None = None
+        self.forget_passes()
         self._packing = threading.Lock()
 
     # ---- what a layer says of itself ---------------------------------------------------------------------
@@ -89,7 +97,54 @@ class Layer:
         """Work in another dtype from now on; for layers without parameters."""
         if np.dtype(dtype) != self.dtype:
             self.dtype = np.dtype(dtype)
-            self._spare, self._latest = {True: [], False: []}, None
+            self.forget_passes()
+
+    def to(self, device: str) -> Any:
+        """Work on another device from now on.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            "cuda" is an NVIDIA GPU.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        RuntimeError
+            If there is no GPU.
+        """
+        device = check_device(device)
+        if device != self.device:
+            self.device, self._on_gpu = device, None
+            self.forget_passes()
+        return self
+
+    def forget_passes(self) -> None:
+        """Passes of earlier calls know parameters or devices that are no longer right."""
+        self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
+        self._latest: tuple[Pass, Form, Layout, Form, Layout] | None = None
+
+    def cuda_parameters(self) -> "CudaParameters":
+        """The parameters on the GPU."""
+        from numbarnn.layers.cuda_parameters import CudaParameters  # where a GPU is asked for, not before
+
+        if self._on_gpu is None:
+            self._on_gpu = CudaParameters(self)
+        return self._on_gpu
+
+    def new_pass(self, training: bool) -> Any:
+        """A pass on the layer's device."""
+        if self.device == "cpu":
+            return self.pass_class(self, training)
+        from numbarnn.layers.cuda_twins import TWINS  # where a GPU is asked for, not before
+
+        return TWINS[self.pass_class](self, training)
 
     def build(self, input_size: int, seed: int | None = None) -> None:
         """Allocate the parameters and give them their first values.
@@ -119,9 +174,8 @@ class Layer:
             self.values[name] = self.flat_values[begin:end].reshape(shape)
             self.gradients[name] = self.flat_gradients[begin:end].reshape(shape)
             self.values[name][...] = self.initialize(name, shape, rng)
-        self.input_size = input_size
-        self._spare = {True: [], False: []}
-        self._latest = None
+        self.input_size, self._on_gpu = input_size, None
+        self.forget_passes()
         self.version += 1
 
     @property
@@ -209,7 +263,7 @@ class Layer:
         try:
             return self._spare[training].pop()
         except IndexError:
-            return self.pass_class(self, training)
+            return self.new_pass(training)
 
     def keep(self, run: Pass, form: Form, layout: Layout, out_form: Form, out_layout: Layout) -> None:
         """A forward has succeeded: it is the latest one from now on."""
@@ -241,6 +295,14 @@ def _float_dtype_of(x: Any) -> str:
 def _rebuild(
     layer_class, options: dict[str, Any], input_size: int | None, values: np.ndarray | None
 ) -> Layer:
+    if options["device"] == "cuda" and not cuda_available():
+        warnings.warn(
+            f"a {layer_class.__name__} that worked on a GPU was loaded where there is none: it works on the"
+            " CPU",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        options = {**options, "device": "cpu"}
     layer = layer_class(**options)
     if input_size is not None:
         layer.build(input_size, seed=0)

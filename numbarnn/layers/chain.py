@@ -1,6 +1,7 @@
 """A stack of layers as one pass: what a model's training step and prediction drive."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class Chain:
     """
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
-        self.passes: list[Pass] = [layer.pass_class(layer, training) for layer in layers]
+        self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]
         # Below the first layer with parameters nothing asks for a gradient.
         self.first_trained = trained[0] if trained else len(layers)
@@ -32,6 +33,14 @@ class Chain:
         for i, run in enumerate(self.passes):
             layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.draws else None)
         return layout, x
+
+    def bring(self, x: np.ndarray, columns: int) -> Any:
+        """A batch of the host, to where the layers work; see `Pass.bring`."""
+        return self.passes[0].bring(x, columns)
+
+    def fetch(self, y: Any) -> np.ndarray:
+        """The output, in the host's memory."""
+        return self.passes[-1].fetch(y)
 
     def forward(self) -> None:
         """Compute the output."""

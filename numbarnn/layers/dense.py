@@ -77,6 +77,8 @@ class Dense(StatelessLayer):
         What parameters and results are made of.
     kernel_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
         First values of the weights; with ``"pytorch"`` of the bias too.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Notes
     -----
@@ -99,8 +101,9 @@ class Dense(StatelessLayer):
         *,
         dtype: str = "float32",
         kernel_initializer: str = "glorot_uniform",
+        device: str = "cpu",
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(dtype, device)
         self.units = arguments.count("units", units)
         if activation is not None:
             arguments.one_of("activation", activation, [name for name in ACTIVATIONS if name])

@@ -54,6 +54,8 @@ class Dropout(StatelessLayer):
         The share to drop, in [0, 1).
     dtype : {"float32", "float64"}, optional
         What results are made of; by default float64 where the input is, else float32.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Notes
     -----
@@ -71,8 +73,8 @@ class Dropout(StatelessLayer):
     pass_class = DropoutPass
     follows_input_dtype = True
 
-    def __init__(self, rate: float, *, dtype: str | None = None) -> None:
-        super().__init__(dtype or "float32")
+    def __init__(self, rate: float, *, dtype: str | None = None, device: str = "cpu") -> None:
+        super().__init__(dtype or "float32", device)
         self.follows_input_dtype = dtype is None
         self.rate = arguments.fraction("rate", rate)
 

@@ -80,6 +80,8 @@ class Embedding(StatelessLayer):
         Features of a vector.
     dtype : {"float32", "float64"}
         What parameters and results are made of.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Notes
     -----
@@ -98,8 +100,8 @@ class Embedding(StatelessLayer):
     takes_tokens = True
     takes_vectors = False
 
-    def __init__(self, num_embeddings: int, dim: int, *, dtype: str = "float32") -> None:
-        super().__init__(dtype)
+    def __init__(self, num_embeddings: int, dim: int, *, dtype: str = "float32", device: str = "cpu") -> None:
+        super().__init__(dtype, device)
         self.num_embeddings = arguments.count("num_embeddings", num_embeddings)
         self.dim = arguments.count("dim", dim)
 

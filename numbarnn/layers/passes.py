@@ -33,6 +33,10 @@ class Buffers:
         self._views: dict[Any, np.ndarray] = {}
         self.nbytes = 0
 
+    def make(self, rows: int, columns: int) -> np.ndarray:
+        """Zeros."""
+        return aligned_zeros((rows, columns), self.dtype)
+
     def matrix(self, key: Any, rows: int, columns: int) -> np.ndarray:
         """A contiguous (rows, columns) array; what it holds is left from earlier use, or 0.
 
@@ -43,7 +47,7 @@ class Buffers:
             return view
         array = self._arrays.get(key)
         if array is None or array.shape[0] < rows or array.shape[1] != columns:
-            array = self._arrays[key] = aligned_zeros((rows, columns), self.dtype)
+            array = self._arrays[key] = self.make(rows, columns)
             self.nbytes = sum(array.nbytes for array in self._arrays.values())
         view = self._views[key] = array if array.shape[0] == rows else array[:rows]
         return view
@@ -82,6 +86,18 @@ class Pass:
     def threads_for(operations: int) -> int:
         """How many threads are worth it for so many multiplications and additions."""
         return max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
+
+    def bring(self, matrix: np.ndarray, columns: int) -> Any:
+        """A matrix of the host in packed order, of which so many columns count, or a vector of tokens: to
+        where this pass works."""
+        return matrix
+
+    def fetch(self, matrix: Any) -> np.ndarray:
+        """`bring` undone: a matrix of this pass as one of the host, its rows padded to whole vectors."""
+        return matrix
+
+    def hand_out_gradients(self) -> None:
+        """The gradients of the parameters that backward left become those of the layer."""
 
     def run(self, kernel: Callable, *arguments: Any) -> None:
         """Run a kernel that works on parts of the rows."""

@@ -133,8 +133,8 @@ class MaxPass(_PoolingPass):
 class _Pooling(StatelessLayer):
     takes_vectors = False
 
-    def __init__(self, *, dtype: str | None = None) -> None:
-        super().__init__(dtype or "float32")
+    def __init__(self, *, dtype: str | None = None, device: str = "cpu") -> None:
+        super().__init__(dtype or "float32", device)
         self.follows_input_dtype = dtype is None
 
     def __repr__(self) -> str:
@@ -151,6 +151,8 @@ class MeanOverTime(_Pooling):
     ----------
     dtype : {"float32", "float64"}, optional
         What results are made of; by default float64 where the input is, else float32.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Examples
     --------
@@ -170,6 +172,8 @@ class MaxOverTime(_Pooling):
     ----------
     dtype : {"float32", "float64"}, optional
         What results are made of; by default float64 where the input is, else float32.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Notes
     -----

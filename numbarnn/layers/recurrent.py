@@ -45,8 +45,9 @@ class Recurrent(Layer):
         dtype: str,
         kernel_initializer: str,
         recurrent_initializer: str,
+        device: str,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(dtype, device)
         self.cell = cell
         self.hidden_size = arguments.count("hidden_size", hidden_size)
         self.num_layers = arguments.count("num_layers", num_layers)
@@ -73,6 +74,7 @@ class Recurrent(Layer):
             "bias": True,
             "dropout": 0.0,
             "return_sequences": False,
+            "device": "cpu",
         }
         said = [
             f"{name}={getattr(self, name)!r}"
@@ -116,8 +118,8 @@ class Recurrent(Layer):
 
     def build(self, input_size, seed=None):
         super().build(input_size, seed)
-        self.direction_values = self._by_direction(self.values)
-        self.direction_gradients = self._by_direction(self.gradients)
+        self.direction_values = self.by_direction(self.values)
+        self.direction_gradients = self.by_direction(self.gradients)
         self._packed = [
             PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
             for values in self.direction_values
@@ -125,7 +127,7 @@ class Recurrent(Layer):
         self._packing_programs: dict[tuple[bool, int], Program] = {}
         self._packed_version = {True: -1, False: -1}
 
-    def _by_direction(self, arrays):
+    def by_direction(self, arrays):
         """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
         result = []
         for k in range(self.num_layers * self.directions):
@@ -376,6 +378,8 @@ class LSTM(Recurrent):
         First values of the input weights; with ``"pytorch"`` biases too.
     recurrent_initializer : {"orthogonal", "identity", "glorot_uniform", "pytorch"}
         First values of the recurrent weights.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
     Notes
     -----
@@ -404,10 +408,11 @@ class LSTM(Recurrent):
         dtype: str = "float32",
         kernel_initializer: str = "glorot_uniform",
         recurrent_initializer: str = "orthogonal",
+        device: str = "cpu",
     ) -> None:
         super().__init__(
             CELLS["lstm"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            kernel_initializer, recurrent_initializer,
+            kernel_initializer, recurrent_initializer, device,
         )  # fmt: skip
 
 
@@ -422,7 +427,7 @@ class GRU(Recurrent):
         Apply the reset gate after the recurrent product, as PyTorch and cuDNN do. Only True is built so far.
     num_layers, bidirectional, bias, dropout, return_sequences, dtype
         As in `LSTM`.
-    kernel_initializer, recurrent_initializer
+    kernel_initializer, recurrent_initializer, device
         As in `LSTM`.
 
     Notes
@@ -452,13 +457,14 @@ class GRU(Recurrent):
         dtype: str = "float32",
         kernel_initializer: str = "glorot_uniform",
         recurrent_initializer: str = "orthogonal",
+        device: str = "cpu",
     ) -> None:
         if not arguments.flag("reset_after", reset_after):
             raise ValueError("reset_after must be True: the other variant is not built yet")
         self.reset_after = True
         super().__init__(
             CELLS["gru"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            kernel_initializer, recurrent_initializer,
+            kernel_initializer, recurrent_initializer, device,
         )  # fmt: skip
 
 
@@ -504,11 +510,12 @@ class RNN(Recurrent):
         dtype: str = "float32",
         kernel_initializer: str = "glorot_uniform",
         recurrent_initializer: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self.activation = arguments.one_of("activation", activation, ("tanh", "relu"))
         if recurrent_initializer is None:
             recurrent_initializer = "identity" if activation == "relu" else "orthogonal"
         super().__init__(
             CELLS[f"rnn_{activation}"], hidden_size, num_layers, bidirectional, bias, dropout,
-            return_sequences, dtype, kernel_initializer, recurrent_initializer,
+            return_sequences, dtype, kernel_initializer, recurrent_initializer, device,
         )  # fmt: skip

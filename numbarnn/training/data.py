@@ -50,6 +50,11 @@ class Samples:
     def rows(self) -> int:
         return self.steps.rows
 
+    @property
+    def features(self) -> int:
+        """Of the inputs."""
+        return self.steps.width()
+
     def form_of(self, rows: np.ndarray) -> Form:
         """The form of a batch of these rows, in this order."""
         form = self.steps.form
@@ -96,7 +101,7 @@ class LabelledSamples(Samples):
         class_weight: Any = None,
     ) -> None:
         super().__init__(steps, tokens)
-        self.per_step = per_step
+        self.per_step, self.dtype = per_step, np.dtype(dtype)
         flat = _flat_targets(y, steps.form) if per_step else _row_targets(y, steps.rows)
         self.targets = loss.check_targets(flat, size, dtype)
         self.weights = np.ones(len(self.targets))
@@ -120,10 +125,7 @@ class LabelledSamples(Samples):
             values = self.steps.values
             x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
             pack_steps(Steps(values, form), layout, x)
-        if self.per_step:
-            places = flat_rows(form, layout)
-        else:
-            places = rows[layout.order]
+        places = flat_rows(form, layout) if self.per_step else rows[layout.order]
         targets = self.targets.take(places, axis=0)
         if not self._weighs:
             return Batch(layout, x, targets, self.weights[: places.size], float(places.size))

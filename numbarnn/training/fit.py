@@ -1,6 +1,5 @@
-"""The training loop: batches, gradients, clipping, optimiser, history."""
+"""The training loop: batches, steps, validation, callbacks, history."""
 
-import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -12,71 +11,14 @@ from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
-from numbarnn.layers.passes import Buffers
 from numbarnn.training.callbacks import Callback, History
-from numbarnn.training.clipping import clipping_of, global_norm
-from numbarnn.training.data import Batch, LabelledSamples
-from numbarnn.training.loss_kernels import add_up
+from numbarnn.training.data import LabelledSamples
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
 from numbarnn.training.progress import Progress
+from numbarnn.training.step import Scored, TrainingStep
 
 EVALUATION_BATCH = 256
-
-
-class Scored:
-    """Sums of losses and scores over batches."""
-
-    def __init__(self) -> None:
-        self.loss = self.weight = self.score = 0.0
-        self.count = 0
-
-    def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> float:
-        """Take the losses and scores of a batch; return its weighted sum of losses."""
-        loss, score = add_up(losses, scores, batch.weights)
-        self.loss += loss
-        self.weight += batch.total_weight
-        self.score += score
-        self.count += losses.size
-        return loss
-
-    def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
-        # No weight at all in these batches: the loss is 0, as its gradient was.
-        mean = self.loss / self.weight if self.weight > 0.0 else 0.0
-        return {f"{prefix}loss": mean, f"{prefix}{metric}": self.score / self.count}
-
-
-class TrainingStep:
-    """One step of gradient descent after the other, on buffers that are allocated once."""
-
-    def __init__(self, layers: Sequence[Layer], loss: Loss, size: int) -> None:
-        self.loss, self.size = loss, size
-        self.dtype = layers[0].dtype
-        self.chain = Chain(layers, training=True)
-        self.buffers = Buffers(self.dtype)
-        self.trained = [layer for layer in layers if layer.count_parameters()]
-        self.gradients = [layer.flat_gradients for layer in self.trained]
-        self.values = [layer.flat_values for layer in self.trained]
-
-    def compute(self, batch: Batch, seed: int, scored: Scored) -> float:
-        """Loss and gradients of one batch; returns the loss."""
-        layout, y = self.chain.prepare(batch.layout, batch.x, seed)
-        dy = self.buffers.matrix("dy", y.shape[0], y.shape[1])
-        losses, scores = np.empty(layout.total), np.empty(layout.total)
-        scale = 1.0 / batch.total_weight if batch.total_weight > 0.0 else 0.0
-        self.chain.prepare_backward(dy)
-        self.chain.forward()
-        self.loss.rows(
-            y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
-            layout.active, layout.offset, 0, layout.rows,
-        )  # fmt: skip
-        self.chain.backward()
-        return scored.add(losses, scores, batch) * scale
-
-    def changed(self) -> None:
-        """Tell the layers that their parameters have changed."""
-        for layer in self.trained:
-            layer.version += 1
 
 
 def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""):
@@ -84,9 +26,10 @@ def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size
     chain, scored = Chain(layers, training=False), Scored()
     for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):
         batch = samples.batch(rows)
-        layout, y = chain.prepare(batch.layout, batch.x, 0)
+        layout, y = chain.prepare(batch.layout, chain.bring(batch.x, samples.features), 0)
         losses, scores = np.empty(layout.total), np.empty(layout.total)
         chain.forward()
+        y = chain.fetch(y)
         # There is no use for the gradient: it may overwrite the outputs.
         loss.rows(
             y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
@@ -121,8 +64,8 @@ def fit(
     """The loop behind `Sequential.fit`, whose arguments are checked by now."""
     history = History()
     callbacks = list(callbacks)
-    step = TrainingStep(layers, loss, size)
-    state, schedule = optimizer.start(step.values), optimizer.schedule
+    step = _step_class(layers[0].device)(layers, samples, loss, size, optimizer, clip_norm, clip_value)
+    schedule = optimizer.schedule
     rng = np.random.default_rng(int(seed_of(seed, 1)))
     compiled_before, began = compile_clock.seconds, time.perf_counter()
     steps_done = 0
@@ -136,26 +79,15 @@ def fit(
                 epoch_began, compiled = time.perf_counter(), compile_clock.seconds
                 order = rng.permutation(samples.rows) if shuffle else np.arange(samples.rows)
                 pieces = batches(order, batch_size)
-                scored, norms = Scored(), 0.0
                 for i, rows in enumerate(pieces):
                     rate = schedule.at(epoch + i / len(pieces), epochs)
-                    value = step.compute(samples.batch(rows), int(seed_of(seed, 2, steps_done)), scored)
-                    norm = global_norm(step.gradients)
-                    if not (math.isfinite(value) and math.isfinite(norm)):
-                        raise FloatingPointError(
-                            f"the loss is {value} and its gradient's norm {norm} in epoch {epoch + 1}, step"
-                            f" {i + 1} of {len(pieces)}, at a learning rate of {rate:g}: training has"
-                            " diverged. Lower the learning rate, set clip_norm, or scale the inputs"
-                        )
-                    clipping = clipping_of(step.gradients, norm, clip_norm, clip_value)
-                    optimizer.update(state, step.values, step.gradients, rate, *clipping)
-                    step.changed()
-                    norms += norm
+                    place = f"epoch {epoch + 1}, step {i + 1} of {len(pieces)}"
+                    step.take(rows, int(seed_of(seed, 2, steps_done)), rate, place)
                     steps_done += 1
-                logs = scored.logs(loss.metric)
+                logs, grad_norm = step.end_epoch()
                 if validation is not None:
                     logs |= evaluate(layers, validation, loss, size, prefix="val_")
-                logs["grad_norm"] = norms / len(pieces)
+                logs["grad_norm"] = grad_norm
                 logs["learning_rate"] = rate
                 logs["seconds"] = _without_compiling(epoch_began, compiled)
                 history.add(logs)
@@ -175,6 +107,14 @@ def fit(
             compile_clock.on_start.remove(announce)
     history.fit_seconds = _without_compiling(began, compiled_before)
     return history
+
+
+def _step_class(device: str) -> Any:
+    if device == "cpu":
+        return TrainingStep
+    from numbarnn.training.cuda_step import CudaTrainingStep  # where a GPU is asked for, not before
+
+    return CudaTrainingStep
 
 
 def _without_compiling(began: float, compiled_before: float) -> float:

@@ -58,7 +58,7 @@ class Optimizer(ABC):
         return as_schedule(self.learning_rate)
 
     @abstractmethod
-    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+    def numbers_at(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """The kernel's last arguments, its settings, for update number `step` (from 1)."""
 
     def start(self, arrays: Sequence[NDArray]) -> OptimizerState:
@@ -103,7 +103,7 @@ class Optimizer(ABC):
             then multiplied by `factor`. NaN stays NaN.
         """
         state.step += 1
-        numbers = self._numbers(state.step, float(learning_rate))
+        numbers = self.numbers_at(state.step, float(learning_rate))
         clipping = float(limit), float(factor)
         for value, gradient, averages in zip(values, gradients, state.averages, strict=True):
             cuts = cuts_of(value.size)
@@ -172,7 +172,7 @@ class SGD(Optimizer):
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
-    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+    def numbers_at(self, step: int, learning_rate: float) -> tuple[float, ...]:
         return learning_rate, float(self.momentum), bool(self.nesterov), float(self.weight_decay)
 
 
@@ -233,7 +233,7 @@ class RMSprop(Optimizer):
         fraction("momentum", self.momentum)
         nonnegative("weight_decay", self.weight_decay)
 
-    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+    def numbers_at(self, step: int, learning_rate: float) -> tuple[float, ...]:
         return (learning_rate, *map(float, (self.alpha, self.eps, self.momentum, self.weight_decay)))
 
 
@@ -300,7 +300,7 @@ class Adam(Optimizer):
         nonnegative("eps", self.eps)
         nonnegative("weight_decay", self.weight_decay)
 
-    def _numbers(self, step: int, learning_rate: float) -> tuple[float, ...]:
+    def numbers_at(self, step: int, learning_rate: float) -> tuple[float, ...]:
         beta1, beta2 = map(float, self.betas)
         step_size = learning_rate / (1.0 - beta1**step)
         root_scale = 1.0 / math.sqrt(1.0 - beta2**step)

@@ -1,0 +1,78 @@
+"""Is there a GPU to work on? Asked without loading ``numba.cuda`` or waking the driver.
+
+The management library of NVIDIA's driver answers. Unlike ``cuInit`` it makes no context, takes no memory on
+the GPU, and leaves the process free to fork.
+"""
+
+import ctypes
+import importlib.util
+import os
+import sys
+
+from numba.core import config
+
+DEVICES = ("cpu", "cuda")
+MANAGEMENT_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+SUCCESS = 0
+INSTALL = 'pip install "numbarnn[cuda13]", for a driver older than 580 "numbarnn[cuda12]"'
+
+
+def cuda_available() -> bool:
+    """Whether ``device="cuda"`` would work here; asking has no side effect.
+
+    Returns
+    -------
+    bool
+        True where there is an NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` does not hide, its driver and CuPy.
+
+    Examples
+    --------
+    >>> import numbarnn
+    >>> device = "cuda" if numbarnn.cuda_available() else "cpu"
+    """
+    return config.ENABLE_CUDASIM or (_count_gpus() > 0 and _has_cupy())
+
+
+def check_device(device: str) -> str:
+    """`device`, or an error that says what is missing.
+
+    Raises
+    ------
+    ValueError
+        If it is neither "cpu" nor "cuda".
+    RuntimeError
+        If it is "cuda" and there is no GPU.
+    ImportError
+        If there is one, and CuPy is missing.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(map(repr, DEVICES))}, not {device!r}")
+    if device == "cuda" and not config.ENABLE_CUDASIM:
+        if _count_gpus() == 0:
+            raise RuntimeError(
+                'device="cuda" needs an NVIDIA GPU and its driver, and none was found here (see'
+                ' numbarnn.cuda_available); device="cpu" works everywhere'
+            )
+        if not _has_cupy():
+            raise ImportError(f'device="cuda" needs CuPy: {INSTALL}')
+    return device
+
+
+def _has_cupy() -> bool:
+    return importlib.util.find_spec("cupy") is not None
+
+
+def _count_gpus() -> int:
+    """How many GPUs the driver knows; 0 where it is missing or all are hidden."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1"):
+        return 0
+    try:
+        driver = ctypes.CDLL(MANAGEMENT_LIBRARY)
+    except OSError:
+        return 0
+    if driver.nvmlInit_v2() != SUCCESS:
+        return 0
+    count = ctypes.c_uint(0)
+    found = driver.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    driver.nvmlShutdown()
+    return count.value if found == SUCCESS else 0

@@ -1,0 +1,354 @@
+"""How a stack of recurrent layers runs on a GPU: buffers, matrix products and the launches of the scan.
+
+`RecurrentCuda` is the twin of the pass in ``recurrent_pass.py``.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbarnn.cells.contract import Cell
+from numbarnn.engine import scan_cuda, steps_cuda
+from numbarnn.engine.cuda_arrays import arrays, launch, on_host
+from numbarnn.engine.cuda_device import SHARED_MEMORY
+from numbarnn.engine.pointwise_cuda import drop
+from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
+from numbarnn.engine.random import seed_of
+from numbarnn.engine.rows import first_fault
+from numbarnn.layers.cuda_passes import CudaBuffers, CudaPass, Rows
+from numbarnn.sequences import Layout, flat_rows
+
+
+class Run(NamedTuple):
+    """Gates that follow one another both in the parameters and among the sums."""
+
+    gate: int
+    slot: int
+    gates: int  # how many
+
+    def of_parameter(self, hidden: int) -> slice:
+        return slice(self.gate * hidden, (self.gate + self.gates) * hidden)
+
+    def of_sums(self, hidden: int) -> slice:
+        return slice(self.slot * hidden, (self.slot + self.gates) * hidden)
+
+
+def _runs(gates: tuple[int, ...], first_slot: int) -> list[Run]:
+    """The runs of the gates whose sums begin at a slot."""
+    runs: list[Run] = []
+    for slot, gate in enumerate(gates, first_slot):
+        if runs and runs[-1].gate + runs[-1].gates == gate:
+            runs[-1] = runs[-1]._replace(gates=runs[-1].gates + 1)
+        else:
+            runs.append(Run(gate, slot, 1))
+    return runs
+
+
+class CudaDirection:
+    """One layer and direction: what a forward leaves for backward.
+
+    Parameters
+    ----------
+    cell : Cell
+        The cell.
+    parameters, gradients : tuples of arrays
+        weight_ih, weight_hh, bias_ih and bias_hh on the GPU, and where their gradients go; biases of size 0
+        stand for none.
+    direction : int
+        1: time runs backwards.
+    """
+
+    def __init__(
+        self, cell: Cell, parameters: tuple[Any, ...], gradients: tuple[Any, ...], direction: int
+    ) -> None:
+        self.cell, self.direction = cell, direction
+        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = parameters
+        self.gradients = gradients
+        self.dtype = self.weight_hh.dtype
+        self.hidden = self.weight_hh.shape[1]
+        self.input_runs = _runs(cell.input_gates, 0)
+        self.recurrent_runs = _runs(cell.recurrent_gates, cell.slots - cell.window)
+        self.buffers = CudaBuffers(self.dtype)
+        self.plan = scan_cuda.plan_for(cell, self.hidden, self.dtype)
+        self.fits = self.plan.fits(SHARED_MEMORY)
+
+    def _add_up_biases(self) -> None:
+        """The bias of each slot, from those of the parameters."""
+        self.bias = self.buffers.matrix("bias", 1, self.cell.slots * self.hidden)[0]
+        if self.bias_ih.size > 0:
+            self.bias[...] = 0.0
+            for runs, values in ((self.input_runs, self.bias_ih), (self.recurrent_runs, self.bias_hh)):
+                for run in runs:
+                    self.bias[run.of_sums(self.hidden)] += values[run.of_parameter(self.hidden)]
+
+    def forward(self, x: Any, rows: Rows, states: Any, outputs: Any, keep: bool) -> None:
+        """All time steps of all rows.
+
+        Parameters
+        ----------
+        x : array (N, I)
+            Inputs.
+        rows : Rows
+            The batch.
+        states : array (2, S, B, H)
+            Initial states in, final states out.
+        outputs : array (N, D * H)
+            h, out, in the columns of this direction.
+        keep : bool
+            Whether `backward` will follow.
+        """
+        xp, hidden = arrays(), self.hidden
+        self.x, self.rows, self.states, self.outputs = x, rows, states, outputs
+        self._add_up_biases()
+        self.sums = self.buffers.matrix("sums", len(x), self.cell.slots * hidden)
+        self.kept = self.buffers.matrix("kept", len(x) if keep else 0, len(self.cell.states) * hidden)
+        for run in self.input_runs:
+            weight = self.weight_ih[run.of_parameter(hidden)]
+            xp.matmul(x, weight.T, out=self.sums[:, run.of_sums(hidden)])
+        if self.fits:
+            launch(
+                scan_cuda.forward(self.cell, hidden, str(self.dtype)), rows.layout.rows, self.plan.threads,
+                self.plan.shared_bytes, rows.offset, rows.lengths, self.direction, keep,
+                self.weight_hh.reshape(-1), self.bias, states, self.sums, outputs, self.kept,
+            )  # fmt: skip
+        else:
+            self._forward_by_steps(keep)
+
+    def _forward_by_steps(self, keep: bool) -> None:
+        hidden, layout, sums = self.hidden, self.rows.layout, self.sums
+        sums[:, self.cell.window * hidden :] = 0.0  # the input product does not fill these
+        running = self.states[scan_cuda.LAST]
+        running[...] = self.states[scan_cuda.FIRST]
+        kernel = steps_cuda.forward(self.cell, str(self.dtype))
+        for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
+            first, count = int(layout.offset[t]), int(layout.active[t])
+            of_step = sums[first : first + count]
+            for run in self.recurrent_runs:
+                weight = self.weight_hh[run.of_parameter(hidden)]
+                of_step[:, run.of_sums(hidden)] += running[0, :count] @ weight.T
+            launch(
+                kernel, steps_cuda.blocks_for(count, hidden), steps_cuda.THREADS, 0, first, count,
+                self.direction * hidden, keep, self.bias, running, sums, self.outputs, self.kept,
+            )  # fmt: skip
+
+    def backward(self, doutputs: Any, dstates: Any, dx: Any) -> None:
+        """The latest `forward` undone; it fills in the gradients of the parameters.
+
+        Parameters
+        ----------
+        doutputs : array (N, D * H)
+            The gradient of the outputs.
+        dstates : array (2, S, B, H)
+            Gradients of the final states in, of the initial states out.
+        dx : array (N, I) or None
+            The gradient of the inputs is added to it.
+        """
+        if self.fits:
+            launch(
+                scan_cuda.backward(self.cell, self.hidden, str(self.dtype)), self.rows.layout.rows,
+                self.plan.threads, self.plan.shared_bytes, self.rows.offset, self.rows.lengths,
+                self.direction, self.weight_hh.reshape(-1), self.states, self.sums, doutputs, self.kept,
+                self.outputs, dstates,
+            )  # fmt: skip
+        else:
+            self._backward_by_steps(doutputs, dstates)
+        self._parameter_gradients(dx)
+
+    def _backward_by_steps(self, doutputs: Any, dstates: Any) -> None:
+        hidden, layout, sums = self.hidden, self.rows.layout, self.sums
+        running = dstates[scan_cuda.FIRST]
+        running[...] = dstates[scan_cuda.LAST]
+        kernel = steps_cuda.backward(self.cell, str(self.dtype))
+        # Step by step the way that forward came.
+        for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
+            first, count = int(layout.offset[t]), int(layout.active[t])
+            before, from_before = t + 1 if self.direction else t - 1, 0
+            if 0 <= before < layout.steps:
+                from_before = min(count, int(layout.active[before]))
+            launch(
+                kernel, steps_cuda.blocks_for(count, hidden), steps_cuda.THREADS, 0, first, count,
+                self.direction * hidden, int(layout.offset[max(before, 0)]), from_before,
+                self.states[scan_cuda.FIRST], running, sums, doutputs, self.kept, self.outputs,
+            )  # fmt: skip
+            for run in self.recurrent_runs:
+                dsums = sums[first : first + count, run.of_sums(hidden)]
+                running[0, :count] += dsums @ self.weight_hh[run.of_parameter(hidden)]
+
+    def _parameter_gradients(self, dx: Any) -> None:
+        xp, hidden, sums = arrays(), self.hidden, self.sums
+        weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
+        h_before = self.kept[:, :hidden]
+        for runs, factor, weight, bias in (
+            (self.input_runs, self.x, weight_ih, bias_ih),
+            (self.recurrent_runs, h_before, weight_hh, bias_hh),
+        ):
+            for run in runs:
+                dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
+                xp.matmul(dsums.T, factor, out=weight[rows])
+                if bias.size > 0:
+                    dsums.sum(axis=0, out=bias[rows])
+        if dx is not None:
+            for run in self.input_runs:
+                dx += sums[:, run.of_sums(hidden)] @ self.weight_ih[run.of_parameter(hidden)]
+
+
+class RecurrentCuda(CudaPass):
+    """One way forward and back through all layers and directions of a recurrent layer.
+
+    States and their gradients are zeros unless the caller gives some, in `forward_on` and `backward_on`.
+    """
+
+    def __init__(self, layer, training):
+        super().__init__(layer, training)
+        values = layer.by_direction(self.parameters.values)
+        gradients = layer.by_direction(self.parameters.gradients)
+        self.numbers = [
+            CudaDirection(layer.cell, *arrays_of_one, k % layer.directions)
+            for k, arrays_of_one in enumerate(zip(values, gradients, strict=True))
+        ]
+        self.width = layer.directions * layer.hidden_size
+
+    @property
+    def draws(self):
+        return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
+
+    def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
+        """The one of `RecurrentPass`, with the caller's matrices in the host's memory."""
+        layout = form.layout
+        fault = first_fault(flat_x, form.starts, form.lengths)
+        if fault == NO_FAULT:
+            fault = _fault_in(initial_state)
+        if fault != NO_FAULT:
+            return fault
+        packed_rows = flat_rows(form, layout)
+        _, outputs = self._prepare(True, layout, arrays().asarray(flat_x[packed_rows]), seed)
+        _put_states(initial_state, self.states[:, scan_cuda.FIRST], layout)
+        self.forward()
+        _put_rows(on_host(outputs), packed_rows, flat_y)
+        _take_states(self.states[:, scan_cuda.LAST], states, layout)
+        return NO_FAULT
+
+    def backward_on(self, form, dfinal_state, flat_dy, flat_dx, dstates):
+        """The one of `RecurrentPass`, with the caller's matrices in the host's memory."""
+        layout = form.layout
+        fault = first_fault(flat_dy, form.starts, form.lengths)
+        if fault == NO_FAULT:
+            fault = _fault_in(dfinal_state)
+        if fault != NO_FAULT:
+            return fault
+        packed_rows = flat_rows(form, layout)
+        dx = self.prepare_backward(arrays().asarray(flat_dy[packed_rows]), flat_dx is not None)
+        _put_states(dfinal_state, self.dstates[:, scan_cuda.LAST], layout)
+        self.backward()
+        self.hand_out_gradients()
+        if flat_dx is not None:
+            _put_rows(on_host(dx), packed_rows, flat_dx)
+        _take_states(self.dstates[:, scan_cuda.FIRST], dstates, layout)
+        return NO_FAULT
+
+    def prepare(self, layout, x, seed):
+        return self._prepare(self.layer.return_sequences, layout, x, seed)
+
+    def _prepare(self, sequence, layout, x, seed):
+        layer, xp = self.layer, arrays()
+        self.take(layout)
+        self.x, self.seed, self.sequence = x, seed, sequence
+        # Of each layer and direction the initial and the final states.
+        shape = (len(self.numbers), 2, len(layer.cell.states), layout.rows, layer.hidden_size)
+        self.states = xp.zeros(shape, layer.dtype)
+        self.outputs = [
+            self.buffers.matrix(("outputs", level), layout.total, self.width)
+            for level in range(layer.num_layers)
+        ]
+        if sequence:
+            return layout, self.outputs[-1]
+        self.last = self.buffers.matrix("last", layout.rows, self.width)
+        return layout.last, self.last
+
+    def forward(self):
+        layer, inputs = self.layer, self.x
+        for level, outputs in enumerate(self.outputs):
+            for k in self._of_level(level):
+                self.numbers[k].forward(inputs, self.rows, self.states[k], outputs, self.training)
+            inputs = outputs
+            if self._drops(level):
+                inputs = self.buffers.matrix(("dropped", level), *outputs.shape)
+                self._drop(level, outputs, inputs)
+        if not self.sequence:
+            hidden = layer.hidden_size
+            for direction, k in enumerate(self._of_level(layer.num_layers - 1)):
+                h = self.states[k, scan_cuda.LAST, 0]
+                self.last[:, direction * hidden : (direction + 1) * hidden] = h
+
+    def _drops(self, level):
+        """Whether the outputs of a level go through dropout."""
+        return self.draws and level < self.layer.num_layers - 1
+
+    def _drop(self, level, x, y):
+        rows, rate = self.rows, self.layer.dropout
+        drop(rows.offset, rows.lengths, rows.order, x, y, rate, seed_of(self.seed, level))
+
+    def prepare_backward(self, dy, need_dx):
+        layer, xp = self.layer, arrays()
+        self.dy = dy
+        self.dstates = xp.zeros(self.states.shape, layer.dtype)
+        self.dinputs = []
+        for level in range(layer.num_layers):
+            columns = layer.known_input_size if level == 0 else self.width
+            wanted = level > 0 or need_dx
+            self.dinputs.append(
+                self.buffers.matrix(("dx", level), self.layout.total, columns) if wanted else None
+            )
+        return self.dinputs[0]
+
+    def backward(self):
+        layer = self.layer
+        doutputs = self.dy if self.sequence else self._only_the_last()
+        for level in reversed(range(layer.num_layers)):
+            if self._drops(level):
+                self._drop(level, doutputs, doutputs)
+            dx = self.dinputs[level]
+            if dx is not None:
+                dx[...] = 0.0
+            for k in self._of_level(level):
+                self.numbers[k].backward(doutputs, self.dstates[k], dx)
+            doutputs = dx
+
+    def _only_the_last(self):
+        """The gradient of the last steps' outputs is one of the final states, and there is no other."""
+        hidden = self.layer.hidden_size
+        for direction, k in enumerate(self._of_level(self.layer.num_layers - 1)):
+            of_h = self.dstates[k, scan_cuda.LAST, 0]
+            of_h += self.dy[:, direction * hidden : (direction + 1) * hidden]
+        return self.buffers.matrix("nothing", self.layout.total, self.width)
+
+    def _of_level(self, level):
+        return range(level * self.layer.directions, (level + 1) * self.layer.directions)
+
+
+def _fault_in(states: tuple[np.ndarray, ...]) -> int:
+    """Which of the caller's states holds NaN or infinity."""
+    for s, state in enumerate(states):
+        if not np.isfinite(state).all():
+            return FAULT_IN_STATE - s
+    return NO_FAULT
+
+
+def _put_states(given: tuple[np.ndarray, ...], states: Any, layout: Layout) -> None:
+    """The caller's arrays (L * D, B, H), one for each state, into an array (L * D, S, B, H) of ours; empty
+    ones stand for zeros, which it has."""
+    for s in range(states.shape[1]):
+        if given[s].size > 0:
+            states[:, s] = arrays().asarray(given[s][:, layout.order])
+
+
+def _take_states(states: Any, out: np.ndarray, layout: Layout) -> None:
+    """An array (L * D, S, B, H) of ours into the caller's (S, L * D, B, H)."""
+    out[...] = on_host(states).swapaxes(0, 1)[:, :, layout.places]
+
+
+def _put_rows(packed: np.ndarray, packed_rows: np.ndarray, flat: np.ndarray) -> None:
+    """Rows in packed order into a flat matrix; behind the end of a sequence it gets zeros."""
+    if len(packed) < len(flat):
+        flat[...] = 0.0
+    flat[packed_rows] = packed

@@ -1,7 +1,13 @@
-"""Single time steps to call from your own ``@numba.njit`` functions.
+"""Single time steps to call from your own ``@numba.njit`` and ``@cuda.jit`` functions.
 
 They work on one sequence, in place, in compiled code from end to end: no Python, no allocation. Weights come
 from ``layer.kernel_weights()``.
+
+In a kernel of a GPU, a block of threads takes a step together: all of its threads call the function with the
+same arguments, and find the new states when it returns. Weights are those of a layer on
+``device="cuda"``; x, h and c lie in the GPU's memory or the block's shared one. Blocks have one dimension,
+best with as many threads as there are hidden units, of which there may be 1024. Where sizes do not fit, h
+becomes NaN.
 
 Examples
 --------
@@ -25,16 +31,23 @@ Examples
 True
 """
 
+import importlib
+from collections.abc import Callable
+
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
+from numbarnn.cells import cell_of
 from numbarnn.cells.gru import GRUWeights
 from numbarnn.cells.lstm import LSTMWeights
 from numbarnn.cells.rnn import ReLURNNWeights, TanhRNNWeights
 from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
 from numbarnn.engine.ownership import unowned
 from numbarnn.engine.step import advance
+
+CPU_RANK, GPU_RANK = 3, 2  # of the weights' matrices: in panels, or plain
+DEVICES = {CPU_RANK: "cpu", GPU_RANK: "cuda"}
 
 __all__ = ["gru_step", "lstm_step", "rnn_step"]
 
@@ -51,8 +64,7 @@ def rnn_step(weights, x, h):
     h : contiguous array (H,)
         The state; overwritten.
     """
-    check_sizes(weights, x, h)
-    advance(unowned(weights), unowned(x), unowned((h,)))
+    _step_in_python(weights, x, h)
 
 
 def lstm_step(weights, x, h, c):
@@ -67,9 +79,7 @@ def lstm_step(weights, x, h, c):
     h, c : contiguous arrays (H,)
         The states; overwritten.
     """
-    check_sizes(weights, x, h)
-    check_sizes(weights, x, c)
-    advance(unowned(weights), unowned(x), unowned((h, c)))
+    _step_in_python(weights, x, h, c)
 
 
 def gru_step(weights, x, h):
@@ -84,8 +94,18 @@ def gru_step(weights, x, h):
     h : contiguous array (H,)
         The state; overwritten.
     """
-    check_sizes(weights, x, h)
-    advance(unowned(weights), unowned(x), unowned((h,)))
+    _step_in_python(weights, x, h)
+
+
+def _step_in_python(weights, x, *states):
+    """A step without the compiler: with the JIT off, or in the simulator of GPUs."""
+    if weights.input.ndim == GPU_RANK:
+        step_cuda = importlib.import_module("numbarnn.engine.step_cuda")  # where there is a GPU, not before
+        step_cuda.advance(cell_of(type(weights)), str(weights.bias.dtype))(weights, x, states)
+    else:
+        for state in states:
+            check_sizes(weights, x, state)
+        advance(weights, x, states)
 
 
 @inlined
@@ -97,7 +117,7 @@ def check_sizes(weights, x, state):
         raise ValueError("h (and c) must have as many elements as the layer has hidden units")
 
 
-def _check_types(function, classes, weights, **arrays):
+def _check_types(function, rank, classes, weights, **arrays):
     """Raise a short error while the caller's function is compiled, before Numba's own long one."""
     known = isinstance(weights, types.NamedTuple) and weights.instance_class in classes
     if not known:
@@ -105,6 +125,9 @@ def _check_types(function, classes, weights, **arrays):
         raise TypingError(
             f"{function}: weights must be a {wanted} from layer.kernel_weights(), not {weights}"
         )
+    if weights.types[0].ndim != rank:
+        where = DEVICES[rank]
+        raise TypingError(f"{function}: weights must be those of a layer on device={where!r}")
     dtype = weights.types[0].dtype
     for name, array in arrays.items():
         fits = isinstance(array, types.Array) and (array.ndim, array.layout, array.dtype) == (1, "C", dtype)
@@ -114,19 +137,65 @@ def _check_types(function, classes, weights, **arrays):
             raise TypingError(f"{function}: {name} must be writable, as it is overwritten, not {array}")
 
 
+# Of each step function, the classes of weights that it takes.
+_CLASSES: dict[Callable[..., None], tuple[type, ...]] = {
+    rnn_step: (TanhRNNWeights, ReLURNNWeights),
+    lstm_step: (LSTMWeights,),
+    gru_step: (GRUWeights,),
+}
+
+
+def _step_of_one_state(weights, x, h):
+    check_sizes(weights, x, h)
+    advance(unowned(weights), unowned(x), unowned((h,)))
+
+
+def _step_of_two_states(weights, x, h, c):
+    check_sizes(weights, x, h)
+    check_sizes(weights, x, c)
+    advance(unowned(weights), unowned(x), unowned((h, c)))
+
+
 @overload(rnn_step, jit_options=INLINED_OPTIONS)
 def _overload_rnn_step(weights, x, h):
-    _check_types("rnn_step", (TanhRNNWeights, ReLURNNWeights), weights, x=x, h=h)
-    return rnn_step
+    _check_types("rnn_step", CPU_RANK, _CLASSES[rnn_step], weights, x=x, h=h)
+    return _step_of_one_state
 
 
 @overload(lstm_step, jit_options=INLINED_OPTIONS)
 def _overload_lstm_step(weights, x, h, c):
-    _check_types("lstm_step", (LSTMWeights,), weights, x=x, h=h, c=c)
-    return lstm_step
+    _check_types("lstm_step", CPU_RANK, _CLASSES[lstm_step], weights, x=x, h=h, c=c)
+    return _step_of_two_states
 
 
 @overload(gru_step, jit_options=INLINED_OPTIONS)
 def _overload_gru_step(weights, x, h):
-    _check_types("gru_step", (GRUWeights,), weights, x=x, h=h)
-    return gru_step
+    _check_types("gru_step", CPU_RANK, _CLASSES[gru_step], weights, x=x, h=h)
+    return _step_of_one_state
+
+
+def _advance_block(weights):
+    """The step of a block of a GPU, for weights of these types."""
+    step_cuda = importlib.import_module("numbarnn.engine.step_cuda")  # where there is a GPU, not before
+    return step_cuda.advance(cell_of(weights.instance_class), str(weights.types[0].dtype))
+
+
+@overload(rnn_step, target="cuda")
+def _overload_rnn_step_of_block(weights, x, h):
+    _check_types("rnn_step", GPU_RANK, _CLASSES[rnn_step], weights, x=x, h=h)
+    step = _advance_block(weights)
+    return lambda weights, x, h: step(weights, x, (h,))
+
+
+@overload(lstm_step, target="cuda")
+def _overload_lstm_step_of_block(weights, x, h, c):
+    _check_types("lstm_step", GPU_RANK, _CLASSES[lstm_step], weights, x=x, h=h, c=c)
+    step = _advance_block(weights)
+    return lambda weights, x, h, c: step(weights, x, (h, c))
+
+
+@overload(gru_step, target="cuda")
+def _overload_gru_step_of_block(weights, x, h):
+    _check_types("gru_step", GPU_RANK, _CLASSES[gru_step], weights, x=x, h=h)
+    step = _advance_block(weights)
+    return lambda weights, x, h: step(weights, x, (h,))

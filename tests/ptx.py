@@ -22,6 +22,7 @@ from numbarnn.cells import CELLS
 from numbarnn.engine import pointwise_cuda, scan_cuda, steps_cuda
 from numbarnn.engine.affine import ACTIVATIONS
 from numbarnn.engine.cuda_device import MOST_REGISTERS, registers_of
+from numbarnn.kernels import gru_step, lstm_step, rnn_step
 from numbarnn.training import losses_cuda, updates_cuda
 from numbarnn.training.losses import LOSSES, CrossEntropy
 
@@ -89,6 +90,20 @@ def others(dtype):
         yield name, kernel, types.void(*kinds), MOST_REGISTERS
 
 
+def users_kernels(cell, dtype):
+    """The same of kernels of users that call the step function of a cell."""
+    number = NUMBERS[dtype]
+    vector, matrix = (types.Array(number, rank, "C") for rank in (1, 2))
+    weights = types.NamedTuple((matrix, matrix, vector), cell.weights)
+    if len(cell.states) == 2:
+        kernel = cuda.jit(lambda weights, x, h, c: lstm_step(weights, x, h, c))
+        yield "step of a user", kernel, types.void(weights, vector, vector, vector), MOST_REGISTERS
+    else:
+        step = gru_step if cell.name == "gru" else rnn_step
+        kernel = cuda.jit(lambda weights, x, h: step(weights, x, h))
+        yield "step of a user", kernel, types.void(weights, vector, vector), MOST_REGISTERS
+
+
 def examine(name, kernel, signature, limit, capability):
     # Kernels that call functions ask the present device what it is.
     device = SimpleNamespace(compute_capability=capability)
@@ -126,7 +141,7 @@ def main() -> None:
                 print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
             continue
         cell = CELLS[name]
-        for kernel in steps_of(cell, dtype):
+        for kernel in (*steps_of(cell, dtype), *users_kernels(cell, dtype)):
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):
             plan = scan_cuda.plan_for(cell, hidden, dtype)._asdict()

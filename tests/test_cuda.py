@@ -138,7 +138,7 @@ def test_kernels_stay_in_registers(cell, capability):
     """No spilled register, no array in memory, and no double precision in a kernel of single precision."""
     sizes = COMPILED_SIZES if capability == CAPABILITIES[-1] else COMPILED_SIZES[1:2]
     kernels = kernels_of(cell, capability, *map(str, sizes))
-    assert len(kernels) == 2 * len(TOLERANCE) * (len(sizes) + 1)
+    assert len(kernels) == 2 * len(TOLERANCE) * (len(sizes) + 1) + len(TOLERANCE)
     for kernel in kernels:
         assert kernel["spilled"] == kernel["stack"] == 0, kernel
         if kernel["dtype"] == "float32":

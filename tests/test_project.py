@@ -26,6 +26,7 @@ LEVELS = (
         "numbarnn.engine.scan",
         "numbarnn.engine.scan_cuda",
         "numbarnn.engine.step",
+        "numbarnn.engine.step_cuda",
         "numbarnn.engine.steps_cuda",
     ),
     ("numbarnn.layers", "numbarnn.kernels"),

@@ -20,6 +20,11 @@ for _cell in CELLS.values():
     inlined(_cell.backward)
 
 
+def cell_of(weights_class: type) -> Cell:
+    """The cell of a class of packed weights."""
+    return _BY_WEIGHTS[weights_class]
+
+
 def cell_forward(weights, sums, states):
     """``(saved, new_states)``: one step of the cell that `weights` belongs to."""
     return _BY_WEIGHTS[type(weights)].forward(sums, states)

@@ -24,6 +24,11 @@ def on_host(array: Any) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
+def for_kernels(array: np.ndarray) -> Any:
+    """An array of the host on the GPU, as users' own kernels take it."""
+    return array if SIMULATED else cuda.as_cuda_array(arrays().asarray(array))
+
+
 def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any) -> None:
     """Run a kernel; arrays are those of `arrays`."""
     if not SIMULATED:

@@ -9,7 +9,7 @@ import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.engine import scan_cuda, steps_cuda
-from numbarnn.engine.cuda_arrays import arrays, launch, on_host
+from numbarnn.engine.cuda_arrays import arrays, for_kernels, launch, on_host
 from numbarnn.engine.cuda_device import SHARED_MEMORY
 from numbarnn.engine.pointwise_cuda import drop
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
@@ -352,3 +352,23 @@ def _put_rows(packed: np.ndarray, packed_rows: np.ndarray, flat: np.ndarray) -> 
     if len(packed) < len(flat):
         flat[...] = 0.0
     flat[packed_rows] = packed
+
+
+def weights_of_steps(layer: Any) -> Any:
+    """The weights of a layer for the step functions in the user's kernels; see ``step_cuda.py``."""
+    cell, hidden = layer.cell, layer.hidden_size
+    weight_ih, weight_hh, *biases = layer.direction_values[0]
+    size = cell.slots * hidden
+    bias = np.zeros(size, layer.dtype)
+    parts = []
+    for weight, gates, first_slot, own_bias in (
+        (weight_ih, cell.input_gates, 0, biases[0]),
+        (weight_hh, cell.recurrent_gates, cell.slots - cell.window, biases[1]),
+    ):
+        runs = _runs(gates, 0)
+        parts.append(np.concatenate([weight[run.of_parameter(hidden)] for run in runs]).T)
+        if own_bias.size > 0:
+            of_slots = np.concatenate([own_bias[run.of_parameter(hidden)] for run in runs])
+            begin = first_slot * hidden
+            bias[begin : begin + of_slots.size] += of_slots
+    return cell.weights(*(for_kernels(np.ascontiguousarray(array)) for array in (*parts, bias)))

@@ -308,7 +308,8 @@ class Recurrent(Layer):
     def kernel_weights(self) -> Any:
         """The packed weights for `numbarnn.kernels`, a NamedTuple of contiguous arrays.
 
-        It is a copy: later changes of the layer do not reach it.
+        It is a copy: later changes of the layer do not reach it. That of a layer on ``device="cuda"`` is for
+        ``@cuda.jit`` functions.
 
         Raises
         ------
@@ -321,6 +322,10 @@ class Recurrent(Layer):
             raise ValueError("kernel_weights is for a single-layer, one-way layer")
         if not self.built:
             raise RuntimeError("build(input_size) the layer, or use it once, before taking its weights")
+        if self.device == "cuda":
+            from numbarnn.layers.cuda_recurrent import weights_of_steps  # where a GPU is asked for
+
+            return weights_of_steps(self)
         weights = self.packed(with_back=False)[0].weights
         copies = [aligned_zeros(array.shape, self.dtype) for array in weights]
         for copy, array in zip(copies, weights, strict=True):

@@ -1,0 +1,61 @@
+"""The step functions in a user's own kernels of a GPU, in Numba's simulator."""
+
+import os
+
+import numpy as np
+import pytest
+from conftest import LAYERS, TOLERANCE, assert_close, make_layer, random_problem
+from numba import cuda
+
+from numbarnn import kernels
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
+)
+STEPS = {"rnn_tanh": kernels.rnn_step, "rnn_relu": kernels.rnn_step, "lstm": kernels.lstm_step,
+         "gru": kernels.gru_step}  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])  # fewer than the units, and more
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("cell", LAYERS)
+def test_a_block_takes_the_steps_of_the_layer(cell, dtype, threads):
+    step, state_count = STEPS[cell], 2 if cell == "lstm" else 1
+    problem = random_problem(cell, (4, 1, 3, 5), dtype=dtype)
+    weights = make_layer(problem, device="cuda").kernel_weights()
+    state = problem.initial_state if cell == "lstm" else (problem.initial_state,)
+    states = [part[0, 0].copy() for part in state]
+    signal = problem.x[0]
+    out, unused = np.zeros((len(signal), 5), dtype), np.zeros(0, dtype)
+
+    def run(weights, signal, h, c, out):
+        for t in range(signal.shape[0]):
+            if state_count == 1:
+                step(weights, signal[t], h)
+            else:
+                step(weights, signal[t], h, c)
+            for unit in range(cuda.threadIdx.x, h.size, cuda.blockDim.x):
+                out[t, unit] = h[unit]
+
+    cuda.jit(run)[1, threads](weights, signal, *[*states, unused][:2], out)
+    y, final = make_layer(problem).forward(problem.x, problem.initial_state)
+    assert_close(out, y[0], TOLERANCE[dtype], dtype)
+    final = final if cell == "lstm" else (final,)
+    assert_close(tuple(states), tuple(part[0, 0] for part in final), TOLERANCE[dtype], dtype)
+
+
+@pytest.mark.parametrize("wrong", ["x", "h", "c", "units"])
+def test_what_does_not_fit_becomes_nan(monkeypatch, wrong):
+    from numbarnn.engine import step_cuda
+
+    problem = random_problem("lstm", (1, 1, 3, 5))
+    weights = make_layer(problem, device="cuda").kernel_weights()
+    x, h, c = np.zeros(2 if wrong == "x" else 3), np.zeros(6 if wrong == "h" else 5), np.zeros(5)
+    if wrong == "c":
+        c = np.zeros(4)
+    if wrong == "units":
+        monkeypatch.setattr(step_cuda, "MOST_UNITS", 4)
+    step_cuda.advance.cache_clear()
+    cuda.jit(lambda weights, x, h, c: kernels.lstm_step(weights, x, h, c))[1, 5](weights, x, h, c)
+    step_cuda.advance.cache_clear()
+    assert np.isnan(h).all()

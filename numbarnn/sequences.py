@@ -207,11 +207,16 @@ def read_steps(
         raise ValueError(f"{name} must be a {wanted} or a list of rows, not an array of shape {array.shape}")
     rows, steps = array.shape[:2]
     flat = array.reshape(rows * steps, *array.shape[2:])
+    return Steps(flat, array_form(rows, steps, lengths))
+
+
+def array_form(rows: int, steps: int, lengths: Any) -> "Form":
+    """The form of an array of so many rows and steps; `lengths` are the caller's, or None."""
     if lengths is None:
-        return Steps(flat, full_form(rows, steps))
+        return full_form(rows, steps)
     if type(lengths) is not np.ndarray or lengths.dtype != np.int64 or lengths.shape != (rows,):
         lengths = _read_lengths(lengths, rows)
-    return Steps(flat, _padded_form(lengths.tobytes(), steps))
+    return _padded_form(lengths.tobytes(), steps)
 
 
 def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:

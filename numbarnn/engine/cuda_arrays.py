@@ -48,3 +48,9 @@ def launch_each(kernel: Any, count: int, *arguments: Any) -> None:
 def free_bytes() -> float:
     """Memory of the GPU that is free; in the simulator there is no end of it."""
     return float("inf") if SIMULATED else float(arrays().cuda.Device().mem_info[0])
+
+
+def wait() -> None:
+    """Until the GPU has done all that it was given."""
+    if not SIMULATED:
+        arrays().cuda.Device().synchronize()

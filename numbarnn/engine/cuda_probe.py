@@ -8,12 +8,14 @@ import ctypes
 import importlib.util
 import os
 import sys
+from typing import Any
 
 from numba.core import config
 
 DEVICES = ("cpu", "cuda")
 MANAGEMENT_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 SUCCESS = 0
+DLPACK_CUDA = (2, 13)  # memory of a GPU, and memory that it shares with the host
 INSTALL = 'pip install "numbarnn[cuda13]", for a driver older than 580 "numbarnn[cuda12]"'
 
 
@@ -56,6 +58,13 @@ def check_device(device: str) -> str:
         if not _has_cupy():
             raise ImportError(f'device="cuda" needs CuPy: {INSTALL}')
     return device
+
+
+def is_on_gpu(array: Any) -> bool:
+    """Whether an array of some library lies in the memory of an NVIDIA GPU."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    return hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in DLPACK_CUDA
 
 
 def _has_cupy() -> bool:

@@ -35,8 +35,8 @@ class Layer:
     ----------
     input_size : int or None
         Features of the input, once the layer is built.
-    gradients : dict of str to array
-        Gradients of the parameters by name, as the latest backward left them.
+    device : str
+        Where the layer works; `to` changes it.
     """
 
     pass_class: type[Pass]
@@ -54,7 +54,7 @@ class Layer:
         self.input_size: int | None = None
         self.version = 0  # counts changes of the parameters
         self.values: dict[str, np.ndarray] = {}
-        self.gradients: dict[str, np.ndarray] = {}
+        self._gradients: dict[str, np.ndarray] = {}
         self.flat_values = np.zeros(0, self.dtype)
         self.flat_gradients = np.zeros(0, self.dtype)
         self.forget_passes()
@@ -167,12 +167,12 @@ class Layer:
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         self.flat_values = aligned_zeros(sum(sizes), self.dtype)
         self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
-        self.values, self.gradients = {}, {}
+        self.values, self._gradients = {}, {}
         end = 0
         for (name, shape), size in zip(shapes.items(), sizes, strict=True):
             begin, end = end, end + size
             self.values[name] = self.flat_values[begin:end].reshape(shape)
-            self.gradients[name] = self.flat_gradients[begin:end].reshape(shape)
+            self._gradients[name] = self.flat_gradients[begin:end].reshape(shape)
             self.values[name][...] = self.initialize(name, shape, rng)
         self.input_size, self._on_gpu = input_size, None
         self.forget_passes()
@@ -191,6 +191,13 @@ class Layer:
             views[name] = values.view()
             views[name].flags.writeable = False
         return views
+
+    @property
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Gradients of the parameters by name, as the latest backward left them."""
+        if self._on_gpu is not None:
+            self._on_gpu.publish_gradients()
+        return self._gradients
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Replace all parameters.

@@ -36,7 +36,7 @@ class CudaParameters:
         """Stand in these arrays from now on."""
         self.flat_values, self.flat_gradients = flat_values, flat_gradients
         self.values, self.gradients = self._by_name(flat_values), self._by_name(flat_gradients)
-        self._version = -1
+        self._version, self.gradients_are_new = -1, False
 
     def _by_name(self, flat: Any) -> dict[str, Any]:
         views, end = {}, 0
@@ -58,8 +58,10 @@ class CudaParameters:
         self._version = self.layer.version
 
     def publish_gradients(self) -> None:
-        """Give the layer the gradients."""
-        self.layer.flat_gradients[...] = on_host(self.flat_gradients)
+        """Give the layer the gradients, where a call of it has left new ones."""
+        if self.gradients_are_new:
+            self.layer.flat_gradients[...] = on_host(self.flat_gradients)
+            self.gradients_are_new = False
 
 
 def join(parts: Sequence[CudaParameters]) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from numbarnn.engine.cuda_arrays import arrays, on_host
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Buffers, Pass
-from numbarnn.sequences import Layout
+from numbarnn.sequences import Form, Layout, flat_rows
 
 
 class CudaBuffers(Buffers):
@@ -29,6 +29,7 @@ class Rows(NamedTuple):
     offset: Any
     lengths: Any
     order: Any
+    places: Any
 
 
 _rows: weakref.WeakKeyDictionary[Layout, Any] = weakref.WeakKeyDictionary()
@@ -38,8 +39,30 @@ def rows_of(layout: Layout) -> Rows:
     """The arrays of a layout on the GPU, which all layers of a pass read."""
     on_gpu = _rows.get(layout)
     if on_gpu is None:
-        on_gpu = _rows[layout] = tuple(map(arrays().asarray, (layout.offset, layout.lengths, layout.order)))
+        arrays_of_layout = (layout.offset, layout.lengths, layout.order, layout.places)
+        on_gpu = _rows[layout] = tuple(map(arrays().asarray, arrays_of_layout))
     return Rows(layout, *on_gpu)
+
+
+def _packed_rows(form: Form) -> Any:
+    """For each packed step its row in the caller's flat matrix, on the GPU; kept with the form."""
+    kept = vars(form)
+    if "packed_rows_on_gpu" not in kept:
+        kept["packed_rows_on_gpu"] = arrays().asarray(flat_rows(form, form.layout))
+    return kept["packed_rows_on_gpu"]
+
+
+def to_packed(flat: Any, form: Form) -> Any:
+    """The caller's flat matrix, or vector of tokens, in packed order; all on the GPU."""
+    return flat[_packed_rows(form)]
+
+
+def to_flat(packed: Any, form: Form) -> Any:
+    """`to_packed` undone; behind the end of a row there are zeros."""
+    make = arrays().empty if len(packed) == form.flat_rows else arrays().zeros
+    flat = make((form.flat_rows, packed.shape[1]), packed.dtype)
+    flat[_packed_rows(form)] = packed
+    return flat
 
 
 class CudaPass(Pass):
@@ -68,7 +91,7 @@ class CudaPass(Pass):
         return padded_rows
 
     def hand_out_gradients(self):
-        self.parameters.publish_gradients()
+        self.parameters.gradients_are_new = True
 
     def take(self, layout: Layout) -> None:
         """Take a batch."""

@@ -15,8 +15,8 @@ from numbarnn.engine.pointwise_cuda import drop
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
-from numbarnn.layers.cuda_passes import CudaBuffers, CudaPass, Rows
-from numbarnn.sequences import Layout, flat_rows
+from numbarnn.layers.cuda_passes import CudaBuffers, CudaPass, Rows, to_flat, to_packed
+from numbarnn.sequences import Form
 
 
 class Run(NamedTuple):
@@ -213,38 +213,49 @@ class RecurrentCuda(CudaPass):
         return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
 
     def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
-        """The one of `RecurrentPass`, with the caller's matrices in the host's memory."""
-        layout = form.layout
-        fault = first_fault(flat_x, form.starts, form.lengths)
+        """The one of `RecurrentPass`, with the caller's arrays in the host's memory."""
+        fault = _fault_in(form, flat_x, initial_state)
         if fault == NO_FAULT:
-            fault = _fault_in(initial_state)
-        if fault != NO_FAULT:
-            return fault
-        packed_rows = flat_rows(form, layout)
-        _, outputs = self._prepare(True, layout, arrays().asarray(flat_x[packed_rows]), seed)
-        _put_states(initial_state, self.states[:, scan_cuda.FIRST], layout)
-        self.forward()
-        _put_rows(on_host(outputs), packed_rows, flat_y)
-        _take_states(self.states[:, scan_cuda.LAST], states, layout)
-        return NO_FAULT
+            y, final_states = self.forward_there(form, seed, initial_state, arrays().asarray(flat_x))
+            flat_y[...], states[...] = on_host(y), on_host(final_states)
+        return fault
 
     def backward_on(self, form, dfinal_state, flat_dy, flat_dx, dstates):
-        """The one of `RecurrentPass`, with the caller's matrices in the host's memory."""
-        layout = form.layout
-        fault = first_fault(flat_dy, form.starts, form.lengths)
+        """The one of `RecurrentPass`, with the caller's arrays in the host's memory."""
+        fault = _fault_in(form, flat_dy, dfinal_state)
         if fault == NO_FAULT:
-            fault = _fault_in(dfinal_state)
-        if fault != NO_FAULT:
-            return fault
-        packed_rows = flat_rows(form, layout)
-        dx = self.prepare_backward(arrays().asarray(flat_dy[packed_rows]), flat_dx is not None)
-        _put_states(dfinal_state, self.dstates[:, scan_cuda.LAST], layout)
+            dy, need_dx = arrays().asarray(flat_dy), flat_dx is not None
+            dx, dinitial = self.backward_there(form, dfinal_state, dy, need_dx)
+            if need_dx:
+                flat_dx[...] = on_host(dx)
+            dstates[...] = on_host(dinitial)
+        return fault
+
+    def forward_there(self, form, seed, initial_state, flat_x):
+        """Outputs (flat) and final states (S, L * D, B, H), all on the GPU; `initial_state` may be on it."""
+        _, outputs = self._prepare(True, form.layout, to_packed(flat_x, form), seed)
+        self._put_states(initial_state, self.states[:, scan_cuda.FIRST])
+        self.forward()
+        return to_flat(outputs, form), self._in_order(self.states[:, scan_cuda.LAST])
+
+    def backward_there(self, form, dfinal_state, flat_dy, need_dx):
+        """`forward_there` undone: the gradients of the inputs (flat) and of the initial states."""
+        dx = self.prepare_backward(to_packed(flat_dy, form), need_dx)
+        self._put_states(dfinal_state, self.dstates[:, scan_cuda.LAST])
         self.backward()
         self.hand_out_gradients()
-        if flat_dx is not None:
-            _put_rows(on_host(dx), packed_rows, flat_dx)
-        _take_states(self.dstates[:, scan_cuda.FIRST], dstates, layout)
-        return NO_FAULT
+        return to_flat(dx, form) if need_dx else None, self._in_order(self.dstates[:, scan_cuda.FIRST])
+
+    def _put_states(self, given, states):
+        """The caller's arrays (L * D, B, H), one for each state, into one (L * D, S, B, H) of ours; empty
+        ones stand for zeros, which it has."""
+        for s in range(states.shape[1]):
+            if given[s].size > 0:
+                states[:, s] = arrays().asarray(given[s])[:, self.rows.order]
+
+    def _in_order(self, states):
+        """An array (L * D, S, B, H) of ours as the caller's (S, L * D, B, H)."""
+        return arrays().ascontiguousarray(states.swapaxes(0, 1)[:, :, self.rows.places])
 
     def prepare(self, layout, x, seed):
         return self._prepare(self.layer.return_sequences, layout, x, seed)
@@ -326,32 +337,13 @@ class RecurrentCuda(CudaPass):
         return range(level * self.layer.directions, (level + 1) * self.layer.directions)
 
 
-def _fault_in(states: tuple[np.ndarray, ...]) -> int:
-    """Which of the caller's states holds NaN or infinity."""
+def _fault_in(form: Form, flat: np.ndarray, states: tuple[np.ndarray, ...]) -> int:
+    """The first row of the caller's matrix that is not finite, or which state is not; see `forward_on`."""
+    fault = first_fault(flat, form.starts, form.lengths)
     for s, state in enumerate(states):
-        if not np.isfinite(state).all():
-            return FAULT_IN_STATE - s
-    return NO_FAULT
-
-
-def _put_states(given: tuple[np.ndarray, ...], states: Any, layout: Layout) -> None:
-    """The caller's arrays (L * D, B, H), one for each state, into an array (L * D, S, B, H) of ours; empty
-    ones stand for zeros, which it has."""
-    for s in range(states.shape[1]):
-        if given[s].size > 0:
-            states[:, s] = arrays().asarray(given[s][:, layout.order])
-
-
-def _take_states(states: Any, out: np.ndarray, layout: Layout) -> None:
-    """An array (L * D, S, B, H) of ours into the caller's (S, L * D, B, H)."""
-    out[...] = on_host(states).swapaxes(0, 1)[:, :, layout.places]
-
-
-def _put_rows(packed: np.ndarray, packed_rows: np.ndarray, flat: np.ndarray) -> None:
-    """Rows in packed order into a flat matrix; behind the end of a sequence it gets zeros."""
-    if len(packed) < len(flat):
-        flat[...] = 0.0
-    flat[packed_rows] = packed
+        if fault == NO_FAULT and not np.isfinite(state).all():
+            fault = FAULT_IN_STATE - s
+    return fault
 
 
 def weights_of_steps(layer: Any) -> Any:

@@ -97,7 +97,7 @@ class Pass:
         return matrix
 
     def hand_out_gradients(self) -> None:
-        """The gradients of the parameters that backward left become those of the layer."""
+        """The gradients of the parameters that backward left are those of the layer from now on."""
 
     def run(self, kernel: Callable, *arguments: Any) -> None:
         """Run a kernel that works on parts of the rows."""

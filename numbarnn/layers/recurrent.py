@@ -7,6 +7,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
+from numbarnn.engine.cuda_probe import is_on_gpu
 from numbarnn.engine.packing import aligned_zeros, room_for
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
 from numbarnn.engine.threads import get_num_threads
@@ -119,7 +120,7 @@ class Recurrent(Layer):
     def build(self, input_size, seed=None):
         super().build(input_size, seed)
         self.direction_values = self.by_direction(self.values)
-        self.direction_gradients = self.by_direction(self.gradients)
+        self.direction_gradients = self.by_direction(self._gradients)
         self._packed = [
             PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
             for values in self.direction_values
@@ -197,6 +198,10 @@ class Recurrent(Layer):
             If an argument does not fit; it is named.
         """
         training = arguments.flag("training", training)
+        if self.device == "cuda" and is_on_gpu(x):
+            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+
+            return cuda_calls.forward_recurrent(self, x, initial_state, lengths, training, seed)
         steps = self.read_input(x, lengths)
         y, state = self._run(steps, initial_state, training, seed, "x", "initial_state")
         return in_form(y, steps.form), state
@@ -217,7 +222,7 @@ class Recurrent(Layer):
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, x_name, state_name)
         self.keep(run, form, form.layout, form, form.layout)
-        return y, self._hand_out(states)
+        return y, self.hand_out(states)
 
     def _fault_error(self, fault, form, x_name, state_name):
         if fault > NO_FAULT:
@@ -263,6 +268,10 @@ class Recurrent(Layer):
         """
         run, form, layout, _, _ = self.latest_pass()
         input_gradient = arguments.flag("input_gradient", input_gradient)
+        if self.device == "cuda" and is_on_gpu(dy):
+            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+
+            return cuda_calls.backward_recurrent(self, dy, dstate, input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, "dstate")
         dx = room_for(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
@@ -271,7 +280,7 @@ class Recurrent(Layer):
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, "dy", "dstate")
         self.release_pass()
-        return (None if dx is None else in_form(dx, form)), self._hand_out(dstates)
+        return (None if dx is None else in_form(dx, form)), self.hand_out(dstates)
 
     def step(self, x_t, state=None):
         """Advance by one time step, for streaming.
@@ -354,7 +363,7 @@ class Recurrent(Layer):
     def _room_for_states(self, rows):
         return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)
 
-    def _hand_out(self, states):
+    def hand_out(self, states):
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
         return states[0] if len(states) == 1 else (states[0], states[1])
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from numbarnn import arguments
+from numbarnn.engine.cuda_probe import is_on_gpu
 from numbarnn.layers.base import Layer
 from numbarnn.sequences import (
     Steps,
@@ -42,6 +43,10 @@ class StatelessLayer(Layer):
             If `x` or `lengths` does not fit.
         """
         training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
+        if self.device == "cuda" and is_on_gpu(x):
+            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+
+            return cuda_calls.forward_stateless(self, x, lengths, training, seed)
         steps = self.read_input(x, lengths)
         layout = steps.form.layout
         x_packed = self.pack_input(steps, layout)
@@ -77,6 +82,10 @@ class StatelessLayer(Layer):
             If `dy` does not have the form of the output.
         """
         run, form, layout, out_form, out_layout = self.latest_pass()
+        if self.device == "cuda" and is_on_gpu(dy):
+            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+
+            return cuda_calls.backward_stateless(self, dy)
         size = self.output_size(self.known_input_size)
         steps = Steps(read_like(dy, out_form, size, self.dtype, "dy"), out_form)
         check_finite(steps, "dy")

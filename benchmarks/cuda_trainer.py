@@ -1,0 +1,62 @@
+"""A layer on a GPU that takes several training steps a call, on arrays that are there already."""
+
+from typing import Any
+
+import numpy as np
+
+import numbarnn
+from benchmarks.problems import Alternation, parameters
+from benchmarks.trainer import LAYERS
+
+STEPS_A_CALL = 10  # between two waits for the GPU, so that a step's time is not that of waiting
+
+
+class CudaTrainer:
+    """The twin of `Trainer`.
+
+    Parameters
+    ----------
+    cell, hidden_size
+        As there.
+    x, dy : arrays (B, T, I), (B, T, H)
+        In the host's memory; they go to the GPU once.
+    """
+
+    def __init__(self, cell: str, hidden_size: int, x: np.ndarray, dy: np.ndarray) -> None:
+        from numbarnn.engine.cuda_arrays import arrays, wait  # where there is a GPU
+
+        self.wait = wait
+        self.layer = LAYERS[cell](hidden_size, device="cuda")
+        self.layer.build(x.shape[2])
+        self.layer.set_parameters(parameters(cell, x.shape[2], hidden_size))
+        self.x, self.dy = arrays().asarray(x), arrays().asarray(dy)
+        self.on_gpu = self.layer.cuda_parameters()
+        self.alternation = Alternation()
+
+    def outputs(self) -> Any:
+        """Without a tape."""
+        return self.layer.forward(self.x)[0]
+
+    def gradients(self) -> None:
+        """Forward and backward; the gradients stay on the GPU."""
+        self.layer.forward(self.x, training=True)
+        self.layer.backward(self.dy, input_gradient=False)
+
+    def forward(self) -> None:
+        """So many forward passes."""
+        for _ in range(STEPS_A_CALL):
+            self.outputs()
+        self.wait()
+
+    def train(self) -> None:
+        """So many training steps."""
+        for _ in range(STEPS_A_CALL):
+            self.gradients()
+            self.on_gpu.flat_values *= self.alternation.next()  # as an optimiser changes them
+        self.wait()
+
+
+def require_gpu() -> None:
+    """For asv: a benchmark whose setup raises this is skipped."""
+    if not numbarnn.cuda_available():
+        raise NotImplementedError("needs an NVIDIA GPU")

@@ -1,0 +1,138 @@
+"""Calls of a layer with arrays that are on the GPU already: the results stay there, and nothing is copied.
+
+Such arrays are those of CuPy, PyTorch, JAX and others that have ``__cuda_array_interface__`` or DLPack. The
+results are CuPy's, which these take without a copy. Whether numbers are finite is not checked: the host would
+have to wait for the GPU.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from numbarnn import arguments
+from numbarnn.engine.cuda_arrays import arrays, on_host
+from numbarnn.engine.cuda_probe import is_on_gpu
+from numbarnn.layers.cuda_passes import to_flat, to_packed
+from numbarnn.sequences import Form, array_form, vector_form
+
+
+def _on_gpu(array: Any, name: str, dtype: np.dtype) -> Any:
+    """An array of some library as one of CuPy's, in the layer's dtype."""
+    xp = arrays()
+    if isinstance(array, np.ndarray) or hasattr(array, "__cuda_array_interface__"):
+        there = xp.asarray(array)
+    else:
+        there = xp.from_dlpack(array)
+    if there.dtype.kind not in ("iu" if dtype.kind == "i" else "f"):
+        wanted = "integers" if dtype.kind == "i" else "real numbers"
+        raise TypeError(f"{name} must hold {wanted}, got dtype {there.dtype}")
+    return xp.ascontiguousarray(there, dtype)
+
+
+def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, Form]:
+    """The flat matrix of steps, and the form of the batch."""
+    rank = 2 if layer.takes_tokens else 3
+    array = _on_gpu(x, name, np.dtype(np.int64) if layer.takes_tokens else layer.dtype)
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    if layer.takes_vectors and array.ndim == rank - 1 and lengths is None:
+        flat, form = array, vector_form(len(array))
+    elif array.ndim == rank:
+        rows, steps = array.shape[:2]
+        flat = array.reshape(rows * steps, *array.shape[2:])
+        form = array_form(rows, steps, lengths)
+    else:
+        wanted = "(B, T) array of tokens" if layer.takes_tokens else "(B, T, I) array"
+        raise ValueError(f"{name} must be a {wanted}, not an array of shape {array.shape}")
+    if not layer.takes_tokens and layer.built and flat.shape[1] != layer.input_size:
+        raise ValueError(f"{name} must have {layer.input_size} features, not {flat.shape[1]}")
+    return flat, form
+
+
+def _in_form(flat: Any, form: Form) -> Any:
+    return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1]) if form.has_time else flat
+
+
+def _read_like(dy: Any, form: Form, size: int, dtype: np.dtype) -> Any:
+    """The flat matrix of the gradient of an output."""
+    array = _on_gpu(dy, "dy", dtype)
+    shape = (form.lengths.size, form.padded_steps, size) if form.has_time else (form.lengths.size, size)
+    if array.shape != shape:
+        raise ValueError(f"dy must have the shape of the output, {shape}, not {array.shape}")
+    return array.reshape(-1, size)
+
+
+def _read_states(layer: Any, given: Any, rows: int, name: str) -> tuple[Any, ...]:
+    """States as a tuple of arrays (L * D, B, H); empty ones for none."""
+    names = layer.cell.states
+    if given is None:
+        return (np.zeros(0),) * len(names)
+    if len(names) > 1 and (not isinstance(given, (tuple, list)) or len(given) != len(names)):
+        raise ValueError(f"{name} must be a tuple ({', '.join(names)}) of arrays")
+    shape = (layer.num_layers * layer.directions, rows, layer.hidden_size)
+    states = []
+    for label, state in zip(names, given if len(names) > 1 else (given,), strict=True):
+        array = _on_gpu(state, f"{name} ({label})", layer.dtype)
+        if array.shape != shape:
+            raise ValueError(f"{name} ({label}) must have shape {shape}, not {array.shape}")
+        states.append(array)
+    return tuple(states)
+
+
+def forward_recurrent(
+    layer: Any, x: Any, initial_state: Any, lengths: Any, training: bool, seed: int | None
+) -> tuple[Any, Any]:
+    """`Recurrent.forward`."""
+    if seed is not None or (training and layer.dropout > 0.0):
+        seed = arguments.seed("seed", seed)
+    flat, form = _read(layer, x, _lengths(lengths), "x")
+    initial = _read_states(layer, initial_state, form.layout.rows, "initial_state")
+    if not layer.built:
+        layer.build(flat.shape[1])
+    run = layer.take_pass(training)
+    y, states = run.forward_there(form, seed, initial, flat)
+    layer.keep(run, form, form.layout, form, form.layout)
+    return _in_form(y, form), layer.hand_out(states)
+
+
+def backward_recurrent(layer: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple[Any, Any]:
+    """`Recurrent.backward`."""
+    run, form, layout, _, _ = layer.latest_pass()
+    flat = _read_like(dy, form, layer.output_size(0), layer.dtype)
+    dfinal = _read_states(layer, dstate, layout.rows, "dstate")
+    dx, dinitial = run.backward_there(form, dfinal, flat, need_dx)
+    layer.release_pass()
+    return (None if dx is None else _in_form(dx, form)), layer.hand_out(dinitial)
+
+
+def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: int | None) -> Any:
+    """`StatelessLayer.forward`."""
+    if layer.follows_input_dtype and str(x.dtype).endswith("float64"):
+        layer.use_dtype("float64")
+    flat, form = _read(layer, x, _lengths(lengths), "x")
+    if not layer.built:
+        layer.build(flat.shape[1] if flat.ndim == 2 else 1)
+    run, layout = layer.take_pass(training), form.layout
+    out_layout, y = run.prepare(layout, to_packed(flat, form), seed if training else None)
+    run.forward()
+    out_form = form if out_layout is layout else vector_form(form.lengths.size)
+    layer.keep(run, form, layout, out_form, out_layout)
+    # Rows of a sequence's last layout stand in the same order as those of the sequence.
+    return _in_form(to_flat(y, out_form) if out_form is form else y[run.rows.places], out_form)
+
+
+def backward_stateless(layer: Any, dy: Any) -> Any:
+    """`StatelessLayer.backward`."""
+    run, form, _, out_form, _ = layer.latest_pass()
+    flat = _read_like(dy, out_form, layer.output_size(layer.known_input_size), layer.dtype)
+    packed = to_packed(flat, form) if out_form is form else flat[run.rows.order]
+    dx = run.prepare_backward(packed, need_dx=not layer.takes_tokens)
+    run.backward()
+    run.hand_out_gradients()
+    layer.release_pass()
+    return None if dx is None else _in_form(to_flat(dx, form), form)
+
+
+def _lengths(lengths: Any) -> Any:
+    """Lengths are read on the host."""
+    return on_host(_on_gpu(lengths, "lengths", np.dtype(np.int64))) if is_on_gpu(lengths) else lengths

@@ -27,7 +27,9 @@ TILE_ROWS = {1: 4, 2: 4, 3: 8, 4: 6} if registers().number == 32 else {1: 3, 2: 
 SMALLER_TILES = {1: (2, 1), 2: (2, 1), 3: (4, 3, 2, 1), 4: (4, 3, 2, 1)}
 LEAVES_NO_SINGLE_ROW = 3
 LARGEST_UNROLLED = 4  # vectors in a tile whose loop over k LLVM may unroll
-WEIGHT_CHUNK_ROWS = 256  # rows multiplied at a time in weight gradients: a panel of them stays in L2
+# Rows multiplied at a time in weight gradients. Few registers make small tiles, each of which reads a panel
+# of these rows: it has to stay in the first-level cache. Large ones can wait for the second.
+WEIGHT_CHUNK_ROWS = 256 if registers().number == 32 else 96
 INDEX = ir.IntType(64)
 
 # How functions that several modules define are linked. The loader of cached code finds functions by name

@@ -100,10 +100,11 @@ def model(device, *head, **options):
 
 
 def fitted(device, x, y, *head, options=None, **arguments):
+    """The history's numbers, the parameters, and the gradients of the last step."""
     made = model(device, *head, **(options or {}))
     history = made.fit(x, y, epochs=2, batch_size=2, seed=4, verbose=False, **arguments)
     numbers = {name: np.array(values) for name, values in history.history.items() if name != "seconds"}
-    return numbers, dict(made.parameters)
+    return numbers, dict(made.parameters), tuple(layer.gradients for layer in made.layers)
 
 
 @pytest.mark.parametrize("name", LOSSES)

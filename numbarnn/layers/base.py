@@ -1,5 +1,6 @@
 """What all layers share: parameters, reading input, and passes that wait for their next use."""
 
+import importlib
 import inspect
 import threading
 import warnings
@@ -40,6 +41,7 @@ class Layer:
     """
 
     pass_class: type[Pass]
+    cuda_pass: tuple[str, str]  # its twin on a GPU: the module, and the class in it
     takes_tokens = False
     takes_vectors = True  # (B, I) as well as sequences
     checks_while_reading = False  # the pass itself finds numbers that are not finite
@@ -142,9 +144,9 @@ class Layer:
         """A pass on the layer's device."""
         if self.device == "cpu":
             return self.pass_class(self, training)
-        from numbarnn.layers.cuda_twins import TWINS  # where a GPU is asked for, not before
-
-        return TWINS[self.pass_class](self, training)
+        module, name = self.cuda_pass
+        # Where a GPU is asked for, not before.
+        return getattr(importlib.import_module(f"numbarnn.layers.{module}"), name)(self, training)
 
     def build(self, input_size: int, seed: int | None = None) -> None:
         """Allocate the parameters and give them their first values.

@@ -93,7 +93,7 @@ class CudaPass(Pass):
     def hand_out_gradients(self):
         self.parameters.gradients_are_new = True
 
-    def take(self, layout: Layout) -> None:
-        """Take a batch."""
+    def begin(self, layout: Layout, operations: int = 0) -> None:
+        """Take a batch; a GPU has threads enough for any."""
         self.layout, self.rows = layout, rows_of(layout)
         self.parameters.refresh()

@@ -262,7 +262,7 @@ class RecurrentCuda(CudaPass):
 
     def _prepare(self, sequence, layout, x, seed):
         layer, xp = self.layer, arrays()
-        self.take(layout)
+        self.begin(layout)
         self.x, self.seed, self.sequence = x, seed, sequence
         # Of each layer and direction the initial and the final states.
         shape = (len(self.numbers), 2, len(layer.cell.states), layout.rows, layer.hidden_size)

@@ -4,13 +4,14 @@ import numpy as np
 
 from numbarnn.engine import pointwise_cuda as gpu
 from numbarnn.engine.cuda_arrays import arrays
-from numbarnn.engine.random import seed_of
 from numbarnn.layers.cuda_passes import CudaPass
+from numbarnn.layers.dropout import DropoutPass
+from numbarnn.layers.pooling import PoolingPass
 
 
 class DenseCuda(CudaPass):
     def prepare(self, layout, x, seed):
-        self.take(layout)
+        self.begin(layout)
         self.x = x
         self.y = self.buffers.matrix("y", layout.total, self.layer.units)
         return layout, self.y
@@ -39,7 +40,7 @@ class DenseCuda(CudaPass):
 
 class EmbeddingCuda(CudaPass):
     def prepare(self, layout, x, seed):
-        self.take(layout)
+        self.begin(layout)
         self.tokens = x
         self.y = self.buffers.matrix("y", layout.total, self.layer.dim)
         return layout, self.y
@@ -58,50 +59,13 @@ class EmbeddingCuda(CudaPass):
         gpu.add_up(begins, places, self.dy, self.parameters.gradients["weight"])
 
 
-class DropoutCuda(CudaPass):
-    @property
-    def draws(self):
-        return self.training and self.layer.rate > 0.0
-
-    def prepare(self, layout, x, seed):
-        self.take(layout)
-        self.x = x
-        self.y = self.buffers.matrix("y", *x.shape) if self.draws else x
-        self.seed = seed_of(seed) if self.draws else np.uint64(0)
-        return layout, self.y
-
-    def forward(self):
-        if self.draws:
-            self._drop(self.x, self.y)
-
+class DropoutCuda(CudaPass, DropoutPass):
     def _drop(self, x, y):
         rows = self.rows
-        gpu.drop(rows.offset, rows.lengths, rows.order, x, y, self.layer.rate, self.seed)
-
-    def prepare_backward(self, dy, need_dx):
-        self.dy = dy
-        self.dx = self.buffers.matrix("dx", *dy.shape) if self.draws else dy
-        return self.dx if need_dx else None
-
-    def backward(self):
-        if self.draws:
-            self._drop(self.dy, self.dx)
+        gpu.drop(rows.offset, rows.lengths, rows.order, x, y, self.layer.rate, self.seed[0])
 
 
-class _PoolingCuda(CudaPass):
-    def prepare(self, layout, x, seed):
-        self.take(layout)
-        self.x = x
-        self.y = self.buffers.matrix("y", layout.rows, x.shape[1])
-        return layout.last, self.y
-
-    def prepare_backward(self, dy, need_dx):
-        self.dy = dy
-        self.dx = self.buffers.matrix("dx", *self.x.shape)
-        return self.dx if need_dx else None
-
-
-class MeanCuda(_PoolingCuda):
+class MeanCuda(CudaPass, PoolingPass):
     def forward(self):
         gpu.mean_forward(self.rows.offset, self.rows.lengths, self.x, self.y)
 
@@ -109,7 +73,7 @@ class MeanCuda(_PoolingCuda):
         gpu.mean_backward(self.rows.offset, self.rows.lengths, self.dy, self.dx)
 
 
-class MaxCuda(_PoolingCuda):
+class MaxCuda(CudaPass, PoolingPass):
     def forward(self):
         self.winners = arrays().zeros(self.y.shape, np.int64)
         gpu.max_forward(self.rows.offset, self.rows.lengths, self.x, self.y, self.winners)

@@ -93,6 +93,7 @@ class Dense(StatelessLayer):
     """
 
     pass_class = DensePass
+    cuda_pass = "cuda_stateless", "DenseCuda"
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ class DropoutPass(Pass):
         self.begin(layout, layout.total * x.shape[1])
         self.x = x
         self.y = self.buffers.matrix("y", *x.shape) if self.draws else x
-        self.seed = np.array([seed_of(seed)]) if self.draws else None
+        self.seed = np.array([seed_of(seed)] if self.draws else [], np.uint64)
         return layout, self.y
 
     def forward(self):
@@ -71,6 +71,7 @@ class Dropout(StatelessLayer):
     """
 
     pass_class = DropoutPass
+    cuda_pass = "cuda_stateless", "DropoutCuda"
     follows_input_dtype = True
 
     def __init__(self, rate: float, *, dtype: str | None = None, device: str = "cpu") -> None:

@@ -97,6 +97,7 @@ class Embedding(StatelessLayer):
     """
 
     pass_class = EmbeddingPass
+    cuda_pass = "cuda_stateless", "EmbeddingCuda"
     takes_tokens = True
     takes_vectors = False
 

@@ -93,7 +93,7 @@ def _max_backward(team, cuts, dy, dx, winners, active, offset):
     fork(team, cuts.size - 1, _max_backward_rows, (cuts, dy, dx, winners, active, offset))
 
 
-class _PoolingPass(Pass):
+class PoolingPass(Pass):
     def prepare(self, layout, x, seed):
         self.begin(layout, layout.total * x.shape[1])
         self.x = x
@@ -106,7 +106,7 @@ class _PoolingPass(Pass):
         return self.dx if need_dx else None
 
 
-class MeanPass(_PoolingPass):
+class MeanPass(PoolingPass):
     def forward(self):
         layout = self.layout
         self.run(_mean_forward, self.x, self.y, layout.lengths, layout.active, layout.offset)
@@ -116,7 +116,7 @@ class MeanPass(_PoolingPass):
         self.run(_mean_backward, self.dy, self.dx, layout.lengths, layout.active, layout.offset)
 
 
-class MaxPass(_PoolingPass):
+class MaxPass(PoolingPass):
     def prepare(self, layout, x, seed):
         self.winners = self.buffers.matrix("winners", layout.rows, x.shape[1])
         return super().prepare(layout, x, seed)
@@ -163,6 +163,7 @@ class MeanOverTime(_Pooling):
     """
 
     pass_class = MeanPass
+    cuda_pass = "cuda_stateless", "MeanCuda"
 
 
 class MaxOverTime(_Pooling):
@@ -188,3 +189,4 @@ class MaxOverTime(_Pooling):
     """
 
     pass_class = MaxPass
+    cuda_pass = "cuda_stateless", "MaxCuda"

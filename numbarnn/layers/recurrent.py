@@ -31,6 +31,7 @@ class Recurrent(Layer):
     """Base of the recurrent layers; see `LSTM` for the parameters."""
 
     pass_class = RecurrentPass
+    cuda_pass = "cuda_recurrent", "RecurrentCuda"
     takes_vectors = False
     checks_while_reading = True
 

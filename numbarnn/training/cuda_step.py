@@ -135,6 +135,7 @@ class CudaTrainingStep:
             check_for_divergence(loss, norm, step.place, step.learning_rate)
         for part in self.parts:
             part.publish()
+            part.gradients_are_new = True
         losses, scores, norms = outcomes.T
         weights = np.array([step.total_weight for step in taken])
         total = weights.sum()

@@ -51,6 +51,10 @@ class CudaParameters:
             self.flat_values[...] = arrays().asarray(self.layer.flat_values)
             self._version = self.layer.version
 
+    def forget(self) -> None:
+        """What a training step made of the parameters and did not publish is lost."""
+        self._version = -1
+
     def publish(self) -> None:
         """Give the layer what a training step made of its parameters."""
         self.layer.flat_values[...] = on_host(self.flat_values)

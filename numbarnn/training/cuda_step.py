@@ -121,6 +121,11 @@ class CudaTrainingStep:
         outcome = xp.stack([xp.dot(losses, batch.factors), scores.sum(), norm])
         self.taken.append(Taken(place, learning_rate, batch.total_weight, layout.total, outcome))
 
+    def leave(self) -> None:
+        """The fit ends, as it should or not: the layers' own parameters count from now on."""
+        for part in self.parts:
+            part.forget()
+
     def end_epoch(self) -> tuple[dict[str, float], float]:
         """Mean loss and score since the last epoch's end, and the mean norm of the gradients.
 

@@ -104,6 +104,7 @@ def fit(
             for callback in callbacks:
                 callback.on_fit_end(model)
         finally:
+            step.leave()
             compile_clock.on_start.remove(announce)
     history.fit_seconds = _without_compiling(began, compiled_before)
     return history

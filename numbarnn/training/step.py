@@ -118,6 +118,9 @@ class TrainingStep:
         self.chain.backward()
         return self.scored.add(losses, scores, batch) * scale
 
+    def leave(self) -> None:
+        """The fit ends, as it should or not. The parameters that steps change are the layers' own."""
+
     def end_epoch(self) -> tuple[dict[str, float], float]:
         """Mean loss and score since the last epoch's end, and the mean norm of the gradients."""
         result = self.scored.logs(self.loss.metric), self.norms / self.steps

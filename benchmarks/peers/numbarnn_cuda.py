@@ -64,10 +64,12 @@ def _error(cell: str, size: tuple[int, ...], options: dict, dtype: str) -> float
         dx, dinitial = each.backward(dy, dstate=state)
         states = [*state, *dinitial] if isinstance(state, tuple) else [state, dinitial]
         outcomes.append([y, dx, *states, *each.gradients.values()])
-    return max(
-        float(np.max(np.abs(mine - wanted)) / np.max(np.abs(wanted)))
-        for wanted, mine in zip(*outcomes, strict=True)
-    )
+    return max(_relative(mine, wanted) for wanted, mine in zip(*outcomes, strict=True))
+
+
+def _relative(mine: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest error; of an array of zeros, as a recurrent weight's gradient after one step, as it is."""
+    return float(np.max(np.abs(mine - wanted)) / (np.max(np.abs(wanted)) or 1.0))
 
 
 def fit(device: str, epochs: int) -> Work:

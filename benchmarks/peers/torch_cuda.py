@@ -1,5 +1,7 @@
 """PyTorch's side of the comparison on a GPU: cuDNN in float32 with TF32 off and on, and in float16."""
 
+import time
+
 import numpy as np
 import torch
 
@@ -80,8 +82,6 @@ def machine() -> Work:
 
 def seconds(call) -> float:
     """Of one call, by the GPU's own clock where there is one."""
-    import time
-
     for _ in range(3):
         call()
     wait()

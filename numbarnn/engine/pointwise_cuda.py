@@ -13,7 +13,7 @@ from numbarnn.engine import activations
 from numbarnn.engine.affine import RELU, SIGMOID, TANH
 from numbarnn.engine.cuda_arrays import launch_each
 from numbarnn.engine.cuda_device import SIMULATED, cuda, device
-from numbarnn.engine.random import FIRST_FACTOR, GOLDEN, HALF, MASK, SECOND_FACTOR, SHIFTS
+from numbarnn.engine.random import GOLDEN, HALF, mix, mix_integer
 
 
 def _number(dtype: str, value: float) -> Any:
@@ -24,32 +24,18 @@ def _number(dtype: str, value: float) -> Any:
 # ---- dropout ---------------------------------------------------------------------------------------------
 
 if SIMULATED:
-    _FACTORS, _SHIFTS = (int(FIRST_FACTOR), int(SECOND_FACTOR)), tuple(map(int, SHIFTS))
-
-    @device
-    def _mix(bits):
-        """`random.mix`, on Python's integers: NumPy's warn of the overflow that the hash is made of."""
-        bits &= MASK
-        bits = ((bits ^ bits >> _SHIFTS[0]) * _FACTORS[0]) & MASK
-        bits = ((bits ^ bits >> _SHIFTS[1]) * _FACTORS[1]) & MASK
-        return bits ^ bits >> _SHIFTS[2]
+    # On Python's integers: NumPy's warn of the overflow that the hash is made of.
 
     @device
     def _with(key, part):
-        return _mix(int(key) + int(GOLDEN) * int(part))
+        return mix_integer(int(key) + int(GOLDEN) * int(part))
 
     @device
     def _high_half(bits):
         return bits >> int(HALF)
 
 else:
-
-    @device
-    def _mix(bits):
-        """`random.mix`."""
-        bits = (bits ^ (bits >> SHIFTS[0])) * FIRST_FACTOR
-        bits = (bits ^ (bits >> SHIFTS[1])) * SECOND_FACTOR
-        return bits ^ (bits >> SHIFTS[2])
+    _mix = device(mix)
 
     @device
     def _with(key, part):

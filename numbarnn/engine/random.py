@@ -32,11 +32,11 @@ def seed_of(*parts: int) -> np.uint64:
     """One 64-bit seed from several integers (the seed of a fit, the step, the layer, ...)."""
     seed = 0
     for part in parts:
-        seed = _mix_integer(seed ^ (int(part) + int(GOLDEN)))
+        seed = mix_integer(seed ^ (int(part) + int(GOLDEN)))
     return np.uint64(seed)
 
 
-def _mix_integer(bits: int) -> int:
+def mix_integer(bits: int) -> int:
     """`mix` on Python's integers, which is faster than on single NumPy numbers."""
     bits &= MASK
     bits = ((bits ^ bits >> int(SHIFTS[0])) * int(FIRST_FACTOR)) & MASK

@@ -11,13 +11,6 @@ from numbarnn.cells.contract import Cell
 from numbarnn.engine.cuda_device import cuda, device
 from numbarnn.engine.scan_cuda import TUPLES, number_type
 
-THREADS = 128  # of a block
-
-
-def blocks_for(rows: int, hidden: int) -> int:
-    """Blocks with a thread for each hidden unit of so many rows."""
-    return -(-rows * hidden // THREADS)
-
 
 @functools.cache
 def forward(cell: Cell, dtype: str):

@@ -9,7 +9,7 @@ import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.engine import scan_cuda, steps_cuda
-from numbarnn.engine.cuda_arrays import arrays, for_kernels, launch, on_host
+from numbarnn.engine.cuda_arrays import arrays, for_kernels, launch, launch_each, on_host
 from numbarnn.engine.cuda_device import SHARED_MEMORY
 from numbarnn.engine.pointwise_cuda import drop
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
@@ -126,8 +126,8 @@ class CudaDirection:
             for run in self.recurrent_runs:
                 weight = self.weight_hh[run.of_parameter(hidden)]
                 of_step[:, run.of_sums(hidden)] += running[0, :count] @ weight.T
-            launch(
-                kernel, steps_cuda.blocks_for(count, hidden), steps_cuda.THREADS, 0, first, count,
+            launch_each(
+                kernel, count * hidden, first, count,
                 self.direction * hidden, keep, self.bias, running, sums, self.outputs, self.kept,
             )  # fmt: skip
 
@@ -165,8 +165,8 @@ class CudaDirection:
             before, from_before = t + 1 if self.direction else t - 1, 0
             if 0 <= before < layout.steps:
                 from_before = min(count, int(layout.active[before]))
-            launch(
-                kernel, steps_cuda.blocks_for(count, hidden), steps_cuda.THREADS, 0, first, count,
+            launch_each(
+                kernel, count * hidden, first, count,
                 self.direction * hidden, int(layout.offset[max(before, 0)]), from_before,
                 self.states[scan_cuda.FIRST], running, sums, doutputs, self.kept, self.outputs,
             )  # fmt: skip

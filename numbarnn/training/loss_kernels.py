@@ -20,7 +20,7 @@ def _clear_padding(drow, size):
 
 
 @inlined
-def _first_maximum(row, size):
+def first_maximum(row, size):
     best = 0
     for j in range(1, size):
         if row[j] > row[best]:
@@ -58,7 +58,7 @@ def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scor
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             row, drow, label = outputs[n], doutputs[n], targets[n]
-            best = _first_maximum(row, size)
+            best = first_maximum(row, size)
             peak = row[best]
             gap = np.float64(peak) - np.float64(row[label])
             total = _exponentials(outputs, n, peak, size, doutputs)
@@ -81,7 +81,7 @@ def cross_entropy_of_shares(outputs, size, targets, weights, scale, losses, scor
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             row, drow, wanted = outputs[n], doutputs[n], targets[n]
-            best = _first_maximum(row, size)
+            best = first_maximum(row, size)
             peak = row[best]
             gap, shares = 0.0, 0.0
             for j in range(size):
@@ -91,7 +91,7 @@ def cross_entropy_of_shares(outputs, size, targets, weights, scale, losses, scor
             total = _exponentials(outputs, n, peak, size, doutputs)
             loss = gap + shares * math.log(total)  # - sum_j share_j log p_j
             losses[n] = loss
-            right = best == _first_maximum(wanted, size)
+            right = best == first_maximum(wanted, size)
             scores[n] = 1.0 if right and not math.isnan(loss) else 0.0
             factor = weights[n] * scale
             for j in range(size):

@@ -15,14 +15,7 @@ from numbarnn.engine.cuda_device import cuda, device
 from numbarnn.training import loss_kernels
 from numbarnn.training.losses import Loss
 
-
-@device
-def _place_of_largest(row, size):
-    best = 0
-    for j in range(1, size):
-        if row[j] > row[best]:
-            best = j
-    return best
+_first_maximum = device(loss_kernels.first_maximum)
 
 
 @functools.cache
@@ -35,7 +28,7 @@ def _cross_entropy_of_labels(number):
         if n < outputs.shape[0]:
             row, drow, label = outputs[n], doutputs[n], targets[n]
             size = outputs.shape[1]
-            best = _place_of_largest(row, size)
+            best = _first_maximum(row, size)
             peak, total, others = row[best], zero, zero
             for j in range(size):
                 power = math.exp(row[j] - peak)
@@ -65,7 +58,7 @@ def _cross_entropy_of_shares(number):
         if n < outputs.shape[0]:
             row, drow, wanted = outputs[n], doutputs[n], targets[n]
             size = outputs.shape[1]
-            best = _place_of_largest(row, size)
+            best = _first_maximum(row, size)
             peak, total, gap, shares = row[best], zero, zero, zero
             for j in range(size):
                 power = math.exp(row[j] - peak)
@@ -76,7 +69,7 @@ def _cross_entropy_of_shares(number):
                     shares += wanted[j]
             loss = gap + shares * math.log(total)
             losses[n] = loss
-            scores[n] = one if best == _place_of_largest(wanted, size) and loss == loss else zero
+            scores[n] = one if best == _first_maximum(wanted, size) and loss == loss else zero
             for j in range(size):
                 drow[j] = factors[n] * (shares * (drow[j] / total) - wanted[j])
 

@@ -80,7 +80,7 @@ def sum_of_squares(team, cuts, array):
 
 
 @inlined
-def _within(value, limit):
+def within(value, limit):
     """`value` brought into [-limit, limit]; NaN stays."""
     return limit if value > limit else (-limit if value < -limit else value)
 
@@ -95,7 +95,7 @@ def _sgd_part(part, arguments):
     here = slice(cuts[part], cuts[part + 1])
     values, gradients, velocities = values[here], gradients[here], velocities[here]
     for i in range(values.size):
-        gradient = share * _within(gradients[i], bound) + decay * values[i]
+        gradient = share * within(gradients[i], bound) + decay * values[i]
         velocity = kept * velocities[i] + gradient
         velocities[i] = velocity
         step = gradient + kept * velocity if nesterov else velocity
@@ -122,7 +122,7 @@ def _rmsprop_part(part, arguments):
     values, gradients = values[here], gradients[here]
     squares, velocities = squares[here], velocities[here]
     for i in range(values.size):
-        gradient = share * _within(gradients[i], bound) + decay * values[i]
+        gradient = share * within(gradients[i], bound) + decay * values[i]
         square = old * squares[i] + new * gradient * gradient
         squares[i] = square
         velocity = kept * velocities[i] + gradient / (math.sqrt(square) + floor)
@@ -150,7 +150,7 @@ def _adam_part(part, arguments):
     here = slice(cuts[part], cuts[part + 1])
     values, gradients, means, squares = values[here], gradients[here], means[here], squares[here]
     for i in range(values.size):
-        gradient = share * _within(gradients[i], bound) + decay * values[i]
+        gradient = share * within(gradients[i], bound) + decay * values[i]
         mean = old1 * means[i] + new1 * gradient
         square = old2 * squares[i] + new2 * gradient * gradient
         means[i] = mean

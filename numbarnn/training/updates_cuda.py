@@ -15,11 +15,7 @@ from numbarnn.engine.cuda_device import cuda, device
 from numbarnn.training import update_kernels
 from numbarnn.training.optimizers import Optimizer
 
-
-@device
-def _within(value, limit):
-    """`value` brought into [-limit, limit]; NaN stays."""
-    return limit if value > limit else (-limit if value < -limit else value)
+_within = device(update_kernels.within)
 
 
 @cuda.jit

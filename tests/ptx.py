@@ -55,7 +55,7 @@ def steps_of(cell, dtype):
     """The same of the kernels of a step."""
     number, integer = NUMBERS[dtype], types.intp
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 3))
-    takes = types.void(*[integer] * 3, types.boolean, vector, states, matrix, matrix, matrix)
+    takes = types.void(*[integer] * 3, types.boolean, vector, states, *[matrix] * 4)
     yield "step forward", steps_cuda.forward(cell, dtype), takes, MOST_REGISTERS
     takes = types.void(*[integer] * 5, states, states, matrix, matrix, matrix, matrix)
     yield "step backward", steps_cuda.backward(cell, dtype), takes, MOST_REGISTERS

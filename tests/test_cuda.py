@@ -97,7 +97,7 @@ def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
 @each_cell
 def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirectional):
-    monkeypatch.setattr(gpu, "SHARED_MEMORY", 0)
+    monkeypatch.setattr(gpu, "shared_memory", lambda: 0)
     problem = random_problem(cell, SIZE, bidirectional=bidirectional, ragged=True)
     assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 

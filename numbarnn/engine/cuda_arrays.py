@@ -7,8 +7,6 @@ import numpy as np
 
 from numbarnn.engine.cuda_device import SIMULATED, cuda
 
-THREADS = 128  # of a block in which every thread has a number of its own
-
 
 def arrays() -> types.ModuleType:
     """The module with NumPy's functions for arrays of the GPU."""
@@ -27,22 +25,6 @@ def on_host(array: Any) -> np.ndarray:
 def for_kernels(array: np.ndarray) -> Any:
     """An array of the host on the GPU, as users' own kernels take it."""
     return array if SIMULATED else cuda.as_cuda_array(arrays().asarray(array))
-
-
-def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any) -> None:
-    """Run a kernel; arrays are those of `arrays`."""
-    if not SIMULATED:
-        arguments = tuple(
-            cuda.as_cuda_array(value) if hasattr(value, "__cuda_array_interface__") else value
-            for value in arguments
-        )
-    kernel[blocks, threads, 0, shared_bytes](*arguments)
-
-
-def launch_each(kernel: Any, count: int, *arguments: Any) -> None:
-    """Run a kernel that has a thread for each of so many numbers; it leaves alone what is beyond."""
-    if count > 0:
-        launch(kernel, -(-count // THREADS), THREADS, 0, *arguments)
 
 
 def free_bytes() -> float:

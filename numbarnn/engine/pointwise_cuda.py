@@ -11,8 +11,8 @@ import numpy as np
 
 from numbarnn.engine import activations
 from numbarnn.engine.affine import RELU, SIGMOID, TANH
-from numbarnn.engine.cuda_arrays import launch_each
 from numbarnn.engine.cuda_device import SIMULATED, cuda, device
+from numbarnn.engine.cuda_launch import launch_each
 from numbarnn.engine.random import GOLDEN, HALF, mix, mix_integer
 
 

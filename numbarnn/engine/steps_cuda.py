@@ -7,6 +7,8 @@ length, those that run at step t are the first ones.
 
 import functools
 
+import numpy as np
+
 from numbarnn.cells.contract import Cell
 from numbarnn.engine.cuda_device import cuda, device
 from numbarnn.engine.scan_cuda import TUPLES, number_type
@@ -14,7 +16,7 @@ from numbarnn.engine.scan_cuda import TUPLES, number_type
 
 @functools.cache
 def forward(cell: Cell, dtype: str):
-    """The kernel of a step, after the products have gone into `sums`.
+    """The kernel of a step, after its recurrent product.
 
     Its arguments are
 
@@ -28,18 +30,22 @@ def forward(cell: Cell, dtype: str):
         The biases of each slot.
     states : array (S, B, H)
         The states before the step in, those after it out.
+    product : array (at least B, window * H)
+        The recurrent product of each row.
     sums : array (N, slots * H)
-        The sums but for their biases, in; what backward needs, out.
+        The input products in its first columns, in; what backward needs, out.
     outputs, kept
         As in ``scan_cuda.forward``.
     """
     number = number_type(dtype)
-    slots, state_count = cell.slots, len(cell.states)
+    zero = np.dtype(dtype).type(0.0)
+    slots, window, state_count = cell.slots, cell.window, len(cell.states)
+    apart = slots - window
     step = device(cell.forward)
     sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
     @cuda.jit
-    def step_forward(first, count, column, keep, bias, states, sums, outputs, kept):
+    def step_forward(first, count, column, keep, bias, states, product, sums, outputs, kept):
         total = cuda.local.array(slots, number)
         own = cuda.local.array(state_count, number)
         hidden = states.shape[2]
@@ -48,7 +54,10 @@ def forward(cell: Cell, dtype: str):
             b, unit = thread // hidden, thread % hidden
             here = first + b
             for s in range(slots):
-                total[s] = sums[here, s * hidden + unit] + bias[s * hidden + unit]
+                of_inputs = sums[here, s * hidden + unit] if s < window else zero
+                total[s] = of_inputs + bias[s * hidden + unit]
+            for s in range(window):
+                total[apart + s] += product[b, s * hidden + unit]
             for s in range(state_count):
                 own[s] = states[s, b, unit]
             saved, new = step(sums_tuple(total), states_tuple(own))

@@ -3,14 +3,17 @@
 `RecurrentCuda` is the twin of the pass in ``recurrent_pass.py``.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.engine import scan_cuda, steps_cuda
-from numbarnn.engine.cuda_arrays import arrays, for_kernels, launch, launch_each, on_host
-from numbarnn.engine.cuda_device import SHARED_MEMORY
+from numbarnn.engine.cuda_arrays import arrays, for_kernels, on_host
+from numbarnn.engine.cuda_device import shared_memory
+from numbarnn.engine.cuda_launch import Series, launch, launch_each, place_of
+from numbarnn.engine.cuda_products import multiply
 from numbarnn.engine.pointwise_cuda import drop
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
@@ -70,7 +73,8 @@ class CudaDirection:
         self.recurrent_runs = _runs(cell.recurrent_gates, cell.slots - cell.window)
         self.buffers = CudaBuffers(self.dtype)
         self.plan = scan_cuda.plan_for(cell, self.hidden, self.dtype)
-        self.fits = self.plan.fits(SHARED_MEMORY)
+        self.fits = self.plan.fits(shared_memory())
+        self.forward_series, self.backward_series = Series(), Series()
 
     def _add_up_biases(self) -> None:
         """The bias of each slot, from those of the parameters."""
@@ -97,14 +101,14 @@ class CudaDirection:
         keep : bool
             Whether `backward` will follow.
         """
-        xp, hidden = arrays(), self.hidden
+        hidden = self.hidden
         self.x, self.rows, self.states, self.outputs = x, rows, states, outputs
         self._add_up_biases()
         self.sums = self.buffers.matrix("sums", len(x), self.cell.slots * hidden)
         self.kept = self.buffers.matrix("kept", len(x) if keep else 0, len(self.cell.states) * hidden)
         for run in self.input_runs:
             weight = self.weight_ih[run.of_parameter(hidden)]
-            xp.matmul(x, weight.T, out=self.sums[:, run.of_sums(hidden)])
+            multiply(x, weight.T, self.sums[:, run.of_sums(hidden)])
         if self.fits:
             launch(
                 scan_cuda.forward(self.cell, hidden, str(self.dtype)), rows.layout.rows, self.plan.threads,
@@ -114,22 +118,38 @@ class CudaDirection:
         else:
             self._forward_by_steps(keep)
 
+    def _product_of_steps(self) -> Any:
+        """Room for the recurrent product of a step."""
+        rows = self.rows.layout.rows
+        return self.buffers.matrix("product", rows, self.cell.window * self.hidden)
+
+    def _places_of_steps(self, *others: Any) -> tuple[Any, ...]:
+        """What decides about the launches of all steps."""
+        mine = (self.weight_hh, self.sums, self.kept, self.outputs, self.states, *others)
+        return self.rows.layout.active.tobytes(), *map(place_of, mine)
+
     def _forward_by_steps(self, keep: bool) -> None:
-        hidden, layout, sums = self.hidden, self.rows.layout, self.sums
-        sums[:, self.cell.window * hidden :] = 0.0  # the input product does not fill these
+        hidden, layout, product = self.hidden, self.rows.layout, self._product_of_steps()
         running = self.states[scan_cuda.LAST]
-        running[...] = self.states[scan_cuda.FIRST]
         kernel = steps_cuda.forward(self.cell, str(self.dtype))
-        for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
-            first, count = int(layout.offset[t]), int(layout.active[t])
-            of_step = sums[first : first + count]
-            for run in self.recurrent_runs:
-                weight = self.weight_hh[run.of_parameter(hidden)]
-                of_step[:, run.of_sums(hidden)] += running[0, :count] @ weight.T
-            launch_each(
-                kernel, count * hidden, first, count,
-                self.direction * hidden, keep, self.bias, running, sums, self.outputs, self.kept,
-            )  # fmt: skip
+
+        def all_steps() -> None:
+            running[...] = self.states[scan_cuda.FIRST]
+            for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
+                first, count = int(layout.offset[t]), int(layout.active[t])
+                for run in self.recurrent_runs:
+                    weight = self.weight_hh[run.of_parameter(hidden)]
+                    multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
+                launch_each(
+                    kernel, count * hidden, first, count, self.direction * hidden, keep, self.bias, running,
+                    product, self.sums, self.outputs, self.kept,
+                )  # fmt: skip
+
+        self.forward_series.run(all_steps, (keep, *self._places_of_steps(product, self.bias)))
+
+    def _of_product(self, run: Run) -> slice:
+        """The columns of a run among the recurrent sums."""
+        return run._replace(slot=run.slot - (self.cell.slots - self.cell.window)).of_sums(self.hidden)
 
     def backward(self, doutputs: Any, dstates: Any, dx: Any) -> None:
         """The latest `forward` undone; it fills in the gradients of the parameters.
@@ -157,25 +177,29 @@ class CudaDirection:
     def _backward_by_steps(self, doutputs: Any, dstates: Any) -> None:
         hidden, layout, sums = self.hidden, self.rows.layout, self.sums
         running = dstates[scan_cuda.FIRST]
-        running[...] = dstates[scan_cuda.LAST]
         kernel = steps_cuda.backward(self.cell, str(self.dtype))
-        # Step by step the way that forward came.
-        for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
-            first, count = int(layout.offset[t]), int(layout.active[t])
-            before, from_before = t + 1 if self.direction else t - 1, 0
-            if 0 <= before < layout.steps:
-                from_before = min(count, int(layout.active[before]))
-            launch_each(
-                kernel, count * hidden, first, count,
-                self.direction * hidden, int(layout.offset[max(before, 0)]), from_before,
-                self.states[scan_cuda.FIRST], running, sums, doutputs, self.kept, self.outputs,
-            )  # fmt: skip
-            for run in self.recurrent_runs:
-                dsums = sums[first : first + count, run.of_sums(hidden)]
-                running[0, :count] += dsums @ self.weight_hh[run.of_parameter(hidden)]
+
+        def all_steps() -> None:
+            running[...] = dstates[scan_cuda.LAST]
+            # Step by step the way that forward came.
+            for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
+                first, count = int(layout.offset[t]), int(layout.active[t])
+                before, from_before = t + 1 if self.direction else t - 1, 0
+                if 0 <= before < layout.steps:
+                    from_before = min(count, int(layout.active[before]))
+                launch_each(
+                    kernel, count * hidden, first, count, self.direction * hidden,
+                    int(layout.offset[max(before, 0)]), from_before, self.states[scan_cuda.FIRST], running,
+                    sums, doutputs, self.kept, self.outputs,
+                )  # fmt: skip
+                for run in self.recurrent_runs:
+                    dsums = sums[first : first + count, run.of_sums(hidden)]
+                    multiply(dsums, self.weight_hh[run.of_parameter(hidden)], running[0, :count], add=True)
+
+        self.backward_series.run(all_steps, self._places_of_steps(doutputs, dstates))
 
     def _parameter_gradients(self, dx: Any) -> None:
-        xp, hidden, sums = arrays(), self.hidden, self.sums
+        hidden, sums = self.hidden, self.sums
         weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
         h_before = self.kept[:, :hidden]
         for runs, factor, weight, bias in (
@@ -184,12 +208,12 @@ class CudaDirection:
         ):
             for run in runs:
                 dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
-                xp.matmul(dsums.T, factor, out=weight[rows])
+                multiply(dsums.T, factor, weight[rows])
                 if bias.size > 0:
                     dsums.sum(axis=0, out=bias[rows])
         if dx is not None:
             for run in self.input_runs:
-                dx += sums[:, run.of_sums(hidden)] @ self.weight_ih[run.of_parameter(hidden)]
+                multiply(sums[:, run.of_sums(hidden)], self.weight_ih[run.of_parameter(hidden)], dx, add=True)
 
 
 class RecurrentCuda(CudaPass):
@@ -261,12 +285,10 @@ class RecurrentCuda(CudaPass):
         return self._prepare(self.layer.return_sequences, layout, x, seed)
 
     def _prepare(self, sequence, layout, x, seed):
-        layer, xp = self.layer, arrays()
+        layer = self.layer
         self.begin(layout)
         self.x, self.seed, self.sequence = x, seed, sequence
-        # Of each layer and direction the initial and the final states.
-        shape = (len(self.numbers), 2, len(layer.cell.states), layout.rows, layer.hidden_size)
-        self.states = xp.zeros(shape, layer.dtype)
+        self.states = self._all_states("states")
         self.outputs = [
             self.buffers.matrix(("outputs", level), layout.total, self.width)
             for level in range(layer.num_layers)
@@ -275,6 +297,15 @@ class RecurrentCuda(CudaPass):
             return layout, self.outputs[-1]
         self.last = self.buffers.matrix("last", layout.rows, self.width)
         return layout.last, self.last
+
+    def _all_states(self, key):
+        """Zeros for the initial and final states, or their gradients, of all layers and directions; where
+        they lie stays the same, for the sake of a `Series`."""
+        layer = self.layer
+        shape = (len(self.numbers), 2, len(layer.cell.states), self.layout.rows, layer.hidden_size)
+        states = self.buffers.matrix(key, math.prod(shape[:-1]), shape[-1]).reshape(shape)
+        states[...] = 0.0
+        return states
 
     def forward(self):
         layer, inputs = self.layer, self.x
@@ -300,9 +331,9 @@ class RecurrentCuda(CudaPass):
         drop(rows.offset, rows.lengths, rows.order, x, y, rate, seed_of(self.seed, level))
 
     def prepare_backward(self, dy, need_dx):
-        layer, xp = self.layer, arrays()
+        layer = self.layer
         self.dy = dy
-        self.dstates = xp.zeros(self.states.shape, layer.dtype)
+        self.dstates = self._all_states("dstates")
         self.dinputs = []
         for level in range(layer.num_layers):
             columns = layer.known_input_size if level == 0 else self.width

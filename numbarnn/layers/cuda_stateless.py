@@ -4,6 +4,7 @@ import numpy as np
 
 from numbarnn.engine import pointwise_cuda as gpu
 from numbarnn.engine.cuda_arrays import arrays
+from numbarnn.engine.cuda_products import multiply
 from numbarnn.layers.cuda_passes import CudaPass
 from numbarnn.layers.dropout import DropoutPass
 from numbarnn.layers.pooling import PoolingPass
@@ -18,7 +19,7 @@ class DenseCuda(CudaPass):
 
     def forward(self):
         values = self.parameters.values
-        arrays().matmul(self.x, values["weight"].T, out=self.y)
+        multiply(self.x, values["weight"].T, self.y)
         gpu.activate(self.layer.activation_code, self.y, values["bias"])
 
     def prepare_backward(self, dy, need_dx):
@@ -29,13 +30,13 @@ class DenseCuda(CudaPass):
         return self.dx
 
     def backward(self):
-        xp, gradients = arrays(), self.parameters.gradients
+        gradients = self.parameters.gradients
         dsums = self.buffers.matrix("dsums", *self.y.shape)
         gpu.deactivate(self.layer.activation_code, self.y, self.dy, dsums)
-        xp.matmul(dsums.T, self.x, out=gradients["weight"])
+        multiply(dsums.T, self.x, gradients["weight"])
         dsums.sum(axis=0, out=gradients["bias"])
         if self.dx is not None:
-            xp.matmul(dsums, self.parameters.values["weight"], out=self.dx)
+            multiply(dsums, self.parameters.values["weight"], self.dx)
 
 
 class EmbeddingCuda(CudaPass):

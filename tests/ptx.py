@@ -39,16 +39,17 @@ def assembler() -> Path:
     raise SystemExit('no ptxas: pip install ".[ptx]"')
 
 
-def scans_of(cell, hidden, dtype):
+def scans_of(cell, hidden, dtype, weight_dtype):
     """Name, kernel, signature and registers of a thread of the kernels of a whole scan."""
     number, limit = NUMBERS[dtype], registers_of(scan_cuda.plan_for(cell, hidden, dtype).threads)
+    kind = cell, hidden, dtype, weight_dtype
     indices, integer = types.Array(types.int64, 1, "C"), types.intp
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 4))
     common = (indices, indices, integer)
     takes = types.void(*common, types.boolean, vector, vector, states, matrix, matrix, matrix)
-    yield "forward", scan_cuda.forward(cell, hidden, dtype), takes, limit
+    yield "forward", scan_cuda.forward(*kind), takes, limit
     takes = types.void(*common, vector, states, matrix, matrix, matrix, matrix, states)
-    yield "backward", scan_cuda.backward(cell, hidden, dtype), takes, limit
+    yield "backward", scan_cuda.backward(*kind), takes, limit
 
 
 def steps_of(cell, dtype):
@@ -144,10 +145,11 @@ def main() -> None:
         for kernel in (*steps_of(cell, dtype), *users_kernels(cell, dtype)):
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):
-            plan = scan_cuda.plan_for(cell, hidden, dtype)._asdict()
-            for kernel in scans_of(cell, hidden, dtype):
-                said = examine(*kernel, version)
-                print(json.dumps({"dtype": dtype, "hidden": hidden, **said, **plan}), flush=True)
+            for weight_dtype in (None, "float16") if dtype == "float32" else (None,):
+                plan = scan_cuda.plan_for(cell, hidden, dtype, weight_dtype)._asdict()
+                about = {"dtype": dtype, "weights": weight_dtype or dtype, "hidden": hidden}
+                for kernel in scans_of(cell, hidden, dtype, weight_dtype):
+                    print(json.dumps({**about, **examine(*kernel, version), **plan}), flush=True)
 
 
 if __name__ == "__main__":

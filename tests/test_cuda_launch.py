@@ -1,6 +1,10 @@
-"""What stands between the kernels of the GPU and its driver, as far as it can be tried without either."""
+"""What stands between the kernels of the GPU and its driver, with stand-ins for CuPy and cuBLAS."""
 
+import contextlib
+import ctypes
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -59,6 +63,165 @@ def test_a_matrix_that_cublas_cannot_take():
         gemm_of(whole[::2, ::2], whole[:2], whole[:2])
     with pytest.raises(ValueError, match="must be contiguous"):
         gemm_of(whole, whole, whole.T)
+
+
+class Array(np.ndarray):
+    """An array of the host that says where it lies as CuPy's do."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.ctypes.data)
+
+
+def own(array):
+    """A copy of an array in the same order, as an `Array`."""
+    return np.array(array, order="K").view(Array)
+
+
+def at(pointer, count, dtype):
+    kind = {0: ctypes.c_float, 1: ctypes.c_double}[dtype]
+    return np.frombuffer((kind * count).from_address(pointer), np.dtype(kind))
+
+
+def stand_in_for_cublas(calls):
+    def gemm_ex(handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
+                computing, algorithm):  # fmt: skip
+        calls.append((handle, computing, algorithm))
+        first = column_major(at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
+        second = column_major(at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
+        out = column_major(at(c, ldc * n, c_kind), m, n, ldc, False)
+        out[...] = at(alpha, 1, c_kind)[0] * (first @ second) + at(beta, 1, c_kind)[0] * out
+
+    return types.SimpleNamespace(gemmEx=gemm_ex)
+
+
+@pytest.mark.parametrize(("dtype", "computing"), [("float32", 68), ("float64", 70)])
+def test_multiply_by_cublas(monkeypatch, dtype, computing):
+    from numbarnn.engine import cuda_products
+
+    calls = []
+    modules = {
+        "cupy": types.ModuleType("cupy"),
+        "cupy.cuda": types.SimpleNamespace(device=types.SimpleNamespace(get_cublas_handle=lambda: 7)),
+        "cupy_backends": types.ModuleType("cupy_backends"),
+        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
+        "cupy_backends.cuda.libs": types.SimpleNamespace(cublas=stand_in_for_cublas(calls)),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(cuda_products, "SIMULATED", False)
+    rng = np.random.default_rng(0)
+    a, b, begun = (own(rng.standard_normal(shape).astype(dtype)) for shape in ((2, 5), (4, 5), (2, 4)))
+    out = own(begun)
+    cuda_products.multiply(a, b.T, out)
+    np.testing.assert_allclose(out, np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    out = own(begun)
+    cuda_products.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
+    np.testing.assert_allclose(out, np.asarray(begun) + np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    assert calls == [(7, computing, -1), (7, 77 if dtype == "float32" else 70, -1)]
+
+
+class Kernel:
+    """A stand-in for a kernel of Numba: it writes down its launches."""
+
+    def __init__(self):
+        self.overloads, self.launches = {}, []
+
+    def __getitem__(self, configuration):
+        from numba.core import config
+
+        assert config.CUDA_LOW_OCCUPANCY_WARNINGS == 0
+
+        def run(*arguments):
+            self.overloads["a signature"] = self
+            self.launches.append((configuration, arguments))
+
+        return run
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """`cuda_launch` beside a CuPy that has `Array`, and a Numba that says what it is asked for."""
+    from numbarnn.engine import cuda_launch
+
+    done, streams = [], [types.SimpleNamespace(ptr=0)]
+
+    class Stream(contextlib.AbstractContextManager):
+        ptr = 5
+
+        def __init__(self, non_blocking):
+            assert non_blocking
+
+        def __enter__(self):
+            streams.append(self)
+
+        def __exit__(self, *_):
+            streams.pop()
+
+        def begin_capture(self):
+            done.append("begin")
+
+        def end_capture(self):
+            done.append("end")
+            return types.SimpleNamespace(launch=lambda stream: done.append(f"graph on {stream.ptr}"))
+
+    @contextlib.contextmanager
+    def using_allocator(_):
+        done.append("own memory")
+        yield
+        done.append("memory as before")
+
+    cupy = types.SimpleNamespace(
+        ndarray=Array,
+        cuda=types.SimpleNamespace(
+            get_current_stream=lambda: streams[-1], Stream=Stream, using_allocator=using_allocator,
+            MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+        ),
+    )  # fmt: skip
+    numba_cuda = types.SimpleNamespace(
+        external_stream=lambda pointer: f"stream {pointer}",
+        from_cuda_array_interface=lambda described, sync: (described["data"][0], described["shape"], sync),
+    )
+    monkeypatch.setattr(cuda_launch, "SIMULATED", False)
+    monkeypatch.setattr(cuda_launch, "arrays", lambda: cupy)
+    monkeypatch.setattr(cuda_launch, "cuda", numba_cuda)
+    for remembered in (cuda_launch._as_numba, cuda_launch._configured):
+        remembered.cache_clear()
+    yield cuda_launch, done
+    for remembered in (cuda_launch._as_numba, cuda_launch._configured):
+        remembered.cache_clear()
+
+
+def test_launches(stand_in):
+    from numba.core import config
+
+    from numbarnn.engine.compile_cache import compile_clock
+
+    cuda_launch, _ = stand_in
+    array, kernel, compiled = own(np.zeros((2, 3))), Kernel(), compile_clock.kernels
+    warns = config.CUDA_LOW_OCCUPANCY_WARNINGS
+    for _ in range(2):
+        cuda_launch.launch_each(kernel, cuda_launch.THREADS + 1, array, 4)
+    cuda_launch.launch_each(kernel, 0, array, 4)
+    described = (array.ctypes.data, (2, 3), False)
+    assert kernel.launches == [((2, cuda_launch.THREADS, 0, 0), (described, 4))] * 2
+    assert compile_clock.kernels == compiled + 1
+    assert config.CUDA_LOW_OCCUPANCY_WARNINGS == warns
+
+
+def test_a_graph(stand_in):
+    cuda_launch, done = stand_in
+    series, kernel = cuda_launch.Series(), Kernel()
+
+    def work():
+        done.append("work")
+        cuda_launch.launch(kernel, 1, 32, 0)
+
+    for _ in range(3):
+        series.run(work, "key")
+    captured = ["own memory", "begin", "work", "end", "memory as before"]
+    assert done == ["work", *captured, "graph on 0", "graph on 0"]
+    assert [configuration[2] for configuration, _ in kernel.launches] == [0, "stream 5"]
 
 
 def test_products_without_terms_are_zero():

@@ -3,12 +3,14 @@
 Kernels run on the stream that CuPy works on, so that all is done in the order in which it was asked for.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from numba.core import config
 
+from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.cuda_arrays import arrays
 from numbarnn.engine.cuda_device import SHARED_MEMORY, SIMULATED, allow_shared_memory, cuda
 
@@ -53,10 +55,11 @@ def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments
         else value
         for value in arguments
     )
-    if shared_bytes > SHARED_MEMORY:
-        allow_shared_memory(kernel, arguments, shared_bytes)
-    stream = xp.cuda.get_current_stream().ptr
-    _configured(kernel, blocks, threads, stream, shared_bytes)(*arguments)
+    with contextlib.nullcontext() if kernel.overloads else compile_clock.compiling():
+        if shared_bytes > SHARED_MEMORY:
+            allow_shared_memory(kernel, arguments, shared_bytes)
+        stream = xp.cuda.get_current_stream().ptr
+        _configured(kernel, blocks, threads, stream, shared_bytes)(*arguments)
 
 
 def launch_each(kernel: Any, count: int, *arguments: Any) -> None:

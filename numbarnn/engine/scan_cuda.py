@@ -37,21 +37,22 @@ class Plan(NamedTuple):
     threads: int  # of a block
     share: int  # numbers of h, or gradients of each gate, that a lane multiplies
     in_registers: int  # how many of them by weights in registers
-    shared_bytes: int  # shared memory for the weights of all others
+    shared_bytes: int  # shared memory for the weights of all others, in the dtype that weights are kept in
 
     def fits(self, shared_memory: int) -> bool:
         """Whether a block can have so many threads, and its weights so much shared memory."""
         return self.threads <= MOST_THREADS and self.shared_bytes + OTHER_SHARED_BYTES <= shared_memory
 
 
-def plan_for(cell: Cell, hidden: int, dtype) -> Plan:
-    """The plan of a cell of so many hidden units."""
+def plan_for(cell: Cell, hidden: int, dtype, weight_dtype=None) -> Plan:
+    """The plan of a cell of so many hidden units; weights are kept in `dtype`, or in one with fewer bits."""
     size = np.dtype(dtype).itemsize
     threads = -(-hidden * LANES // WARP) * WARP
     share = -(-hidden // LANES)
     room = registers_of(threads) * REGISTER_BYTES // size - OTHER_NUMBERS[size]
     in_registers = min(share, max(0, room) // cell.window)
-    return Plan(threads, share, in_registers, (share - in_registers) * cell.window * threads * size)
+    far = (share - in_registers) * cell.window * threads
+    return Plan(threads, share, in_registers, far * np.dtype(weight_dtype or dtype).itemsize)
 
 
 # The first elements of an array as a tuple: the mathematics of cells takes tuples.
@@ -84,30 +85,38 @@ else:
         return value + cuda.shfl_xor_sync(ALL_LANES, value, 2)
 
 
+NUMBER_TYPES = {"float16": types.float16, "float32": types.float32, "float64": types.float64}
+
+
 def number_type(dtype):
     """A dtype as the compiler knows it."""
-    return types.float32 if np.dtype(dtype) == np.float32 else types.float64
+    return NUMBER_TYPES[str(np.dtype(dtype))]
 
 
-def _weights_taker(cell: Cell, hidden: int, dtype, transposed: bool):
-    """A function that brings a thread's share of the recurrent weights to where they stay."""
-    threads, share, in_registers, _ = plan_for(cell, hidden, dtype)
+def _weights_taker(cell: Cell, hidden: int, dtype, weight_dtype, transposed: bool):
+    """A function that brings a thread's share of the recurrent weights to where they stay.
+
+    Those in registers are rounded as the others are, so that it makes no difference which these are.
+    """
+    threads, share, in_registers, _ = plan_for(cell, hidden, dtype, weight_dtype)
     window, gates = cell.window, cell.recurrent_gates
-    zero = np.dtype(dtype).type(0.0)
+    number, rounded = np.dtype(dtype).type, np.dtype(weight_dtype or dtype).type
+    zero = rounded(0.0)
     whole_shares = hidden % LANES == 0
     unit_stride, k_stride = (1, hidden) if transposed else (hidden, 1)
 
     @device
     def weight_of(weight, unit, k, g):
         place = gates[g] * hidden * hidden + unit * unit_stride + k * k_stride
-        return weight[place] if whole_shares or k < hidden else zero
+        return rounded(weight[place]) if whole_shares or k < hidden else zero
 
     @device
     def take_weights(weight, unit, near_weights, far_weights):
         thread = cuda.threadIdx.x
         for i in range(in_registers):
             for g in range(window):
-                near_weights[i * window + g] = weight_of(weight, unit, i * LANES + thread % LANES, g)
+                near = weight_of(weight, unit, i * LANES + thread % LANES, g)
+                near_weights[i * window + g] = number(near)
         for i in range(in_registers, share):
             for g in range(window):
                 far = ((i - in_registers) * window + g) * threads + thread
@@ -117,10 +126,10 @@ def _weights_taker(cell: Cell, hidden: int, dtype, transposed: bool):
 
 
 @functools.cache
-def forward(cell: Cell, hidden: int, dtype: str):
+def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None):
     """The kernel of all time steps of a cell of so many hidden units.
 
-    Its arguments are
+    Recurrent weights are rounded to `weight_dtype`, and all else is in `dtype`. Its arguments are
 
     offset, lengths : int64 arrays (T + 1,), (B,)
         Where each step begins among the N rows, and the length of the row at each place.
@@ -139,15 +148,15 @@ def forward(cell: Cell, hidden: int, dtype: str):
     kept : array (N, S * H)
         The h before each step, and the other states after it, out.
     """
-    plan = plan_for(cell, hidden, dtype)
-    number = number_type(dtype)
+    plan = plan_for(cell, hidden, dtype, weight_dtype)
+    number, far_number = number_type(dtype), number_type(weight_dtype or dtype)
     zero = np.dtype(dtype).type(0.0)
     threads, share, in_registers = plan.threads, plan.share, plan.in_registers
     slots, window, state_count = cell.slots, cell.window, len(cell.states)
     apart, padded = slots - window, share * LANES
     meeting_places = threads if SIMULATED else 1
     own_weights = max(1, in_registers * window)
-    take_weights = _weights_taker(cell, hidden, dtype, transposed=False)
+    take_weights = _weights_taker(cell, hidden, dtype, weight_dtype, transposed=False)
     step = device(cell.forward)
     sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
@@ -155,7 +164,7 @@ def forward(cell: Cell, hidden: int, dtype: str):
     def scan_forward(offset, lengths, direction, keep, weight, bias, states, sums, outputs, kept):
         h = cuda.shared.array((2, padded), number)
         meeting_place = cuda.shared.array(meeting_places, number)
-        far_weights = cuda.shared.array(0, number)
+        far_weights = cuda.shared.array(0, far_number)
         near_weights = cuda.local.array(own_weights, number)
         total = cuda.local.array(slots, number)
         own = cuda.local.array(state_count, number)
@@ -224,7 +233,7 @@ def forward(cell: Cell, hidden: int, dtype: str):
 
 
 @functools.cache
-def backward(cell: Cell, hidden: int, dtype: str):
+def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None):
     """The kernel that undoes `forward`.
 
     Its arguments are those of `forward`, but for
@@ -238,15 +247,15 @@ def backward(cell: Cell, hidden: int, dtype: str):
     dstates : array (2, S, B, H)
         Gradients of the final states in, of the initial states out.
     """
-    plan = plan_for(cell, hidden, dtype)
-    number = number_type(dtype)
+    plan = plan_for(cell, hidden, dtype, weight_dtype)
+    number, far_number = number_type(dtype), number_type(weight_dtype or dtype)
     zero = np.dtype(dtype).type(0.0)
     threads, share, in_registers = plan.threads, plan.share, plan.in_registers
     slots, window, state_count = cell.slots, cell.window, len(cell.states)
     apart, padded = slots - window, share * LANES
     meeting_places = threads if SIMULATED else 1
     own_weights = max(1, in_registers * window)
-    take_weights = _weights_taker(cell, hidden, dtype, transposed=True)
+    take_weights = _weights_taker(cell, hidden, dtype, weight_dtype, transposed=True)
     step = device(cell.backward)
     sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
 
@@ -273,7 +282,7 @@ def backward(cell: Cell, hidden: int, dtype: str):
     def scan_backward(offset, lengths, direction, weight, states, sums, doutputs, kept, outputs, dstates):
         dsums = cuda.shared.array((2, window, padded), number)
         meeting_place = cuda.shared.array(meeting_places, number)
-        far_weights = cuda.shared.array(0, number)
+        far_weights = cuda.shared.array(0, far_number)
         near_weights = cuda.local.array(own_weights, number)
         saved = cuda.local.array(slots, number)
         previous = cuda.local.array(state_count, number)

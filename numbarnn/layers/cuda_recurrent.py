@@ -59,12 +59,20 @@ class CudaDirection:
         stand for none.
     direction : int
         1: time runs backwards.
+    precision : str
+        The layer's.
     """
 
     def __init__(
-        self, cell: Cell, parameters: tuple[Any, ...], gradients: tuple[Any, ...], direction: int
+        self,
+        cell: Cell,
+        parameters: tuple[Any, ...],
+        gradients: tuple[Any, ...],
+        direction: int,
+        precision: str,
     ) -> None:
         self.cell, self.direction = cell, direction
+        self.tf32 = precision != "float32"
         self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = parameters
         self.gradients = gradients
         self.dtype = self.weight_hh.dtype
@@ -72,9 +80,15 @@ class CudaDirection:
         self.input_runs = _runs(cell.input_gates, 0)
         self.recurrent_runs = _runs(cell.recurrent_gates, cell.slots - cell.window)
         self.buffers = CudaBuffers(self.dtype)
-        self.plan = scan_cuda.plan_for(cell, self.hidden, self.dtype)
+        # The kernels of a whole scan are those of these.
+        self.kind = cell, self.hidden, str(self.dtype), "float16" if precision == "float16" else None
+        self.plan = scan_cuda.plan_for(*self.kind)
         self.fits = self.plan.fits(shared_memory())
         self.forward_series, self.backward_series = Series(), Series()
+
+    def _multiply(self, a: Any, b: Any, out: Any, add: bool = False) -> None:
+        """A product in this layer's precision."""
+        multiply(a, b, out, add, self.tf32)
 
     def _add_up_biases(self) -> None:
         """The bias of each slot, from those of the parameters."""
@@ -108,10 +122,10 @@ class CudaDirection:
         self.kept = self.buffers.matrix("kept", len(x) if keep else 0, len(self.cell.states) * hidden)
         for run in self.input_runs:
             weight = self.weight_ih[run.of_parameter(hidden)]
-            multiply(x, weight.T, self.sums[:, run.of_sums(hidden)])
+            self._multiply(x, weight.T, self.sums[:, run.of_sums(hidden)])
         if self.fits:
             launch(
-                scan_cuda.forward(self.cell, hidden, str(self.dtype)), rows.layout.rows, self.plan.threads,
+                scan_cuda.forward(*self.kind), rows.layout.rows, self.plan.threads,
                 self.plan.shared_bytes, rows.offset, rows.lengths, self.direction, keep,
                 self.weight_hh.reshape(-1), self.bias, states, self.sums, outputs, self.kept,
             )  # fmt: skip
@@ -139,7 +153,7 @@ class CudaDirection:
                 first, count = int(layout.offset[t]), int(layout.active[t])
                 for run in self.recurrent_runs:
                     weight = self.weight_hh[run.of_parameter(hidden)]
-                    multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
+                    self._multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
                 launch_each(
                     kernel, count * hidden, first, count, self.direction * hidden, keep, self.bias, running,
                     product, self.sums, self.outputs, self.kept,
@@ -165,7 +179,7 @@ class CudaDirection:
         """
         if self.fits:
             launch(
-                scan_cuda.backward(self.cell, self.hidden, str(self.dtype)), self.rows.layout.rows,
+                scan_cuda.backward(*self.kind), self.rows.layout.rows,
                 self.plan.threads, self.plan.shared_bytes, self.rows.offset, self.rows.lengths,
                 self.direction, self.weight_hh.reshape(-1), self.states, self.sums, doutputs, self.kept,
                 self.outputs, dstates,
@@ -194,7 +208,8 @@ class CudaDirection:
                 )  # fmt: skip
                 for run in self.recurrent_runs:
                     dsums = sums[first : first + count, run.of_sums(hidden)]
-                    multiply(dsums, self.weight_hh[run.of_parameter(hidden)], running[0, :count], add=True)
+                    weight = self.weight_hh[run.of_parameter(hidden)]
+                    self._multiply(dsums, weight, running[0, :count], add=True)
 
         self.backward_series.run(all_steps, self._places_of_steps(doutputs, dstates))
 
@@ -208,12 +223,13 @@ class CudaDirection:
         ):
             for run in runs:
                 dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
-                multiply(dsums.T, factor, weight[rows])
+                self._multiply(dsums.T, factor, weight[rows])
                 if bias.size > 0:
                     dsums.sum(axis=0, out=bias[rows])
         if dx is not None:
             for run in self.input_runs:
-                multiply(sums[:, run.of_sums(hidden)], self.weight_ih[run.of_parameter(hidden)], dx, add=True)
+                weight = self.weight_ih[run.of_parameter(hidden)]
+                self._multiply(sums[:, run.of_sums(hidden)], weight, dx, add=True)
 
 
 class RecurrentCuda(CudaPass):
@@ -227,7 +243,7 @@ class RecurrentCuda(CudaPass):
         values = layer.by_direction(self.parameters.values)
         gradients = layer.by_direction(self.parameters.gradients)
         self.numbers = [
-            CudaDirection(layer.cell, *arrays_of_one, k % layer.directions)
+            CudaDirection(layer.cell, *arrays_of_one, k % layer.directions, layer.precision)
             for k, arrays_of_one in enumerate(zip(values, gradients, strict=True))
         ]
         self.width = layer.directions * layer.hidden_size

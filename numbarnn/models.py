@@ -7,13 +7,14 @@ import numpy as np
 
 from numbarnn import arguments
 from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.engine.cuda_probe import is_on_gpu
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.sequences import Form, Layout, Steps, in_form, scatter_steps, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples, Samples, read_samples
-from numbarnn.training.fit import batches, evaluate, fit
+from numbarnn.training.fit import batches, check_device, evaluate, fit
 from numbarnn.training.losses import Loss, get_loss
 from numbarnn.training.optimizers import Optimizer, get_optimizer
 
@@ -273,10 +274,12 @@ class Sequential:
         Parameters
         ----------
         x : array (B, T, I) or list of arrays (T_i, I); for tokens (B, T) or list of (T_i,) integers
-            Sequences, all of their steps valid.
+            Sequences, all of their steps valid. With ``device="cuda"`` an array may be on the GPU already
+            (CuPy's, PyTorch's, JAX's); it stays there.
         y : array or list
             Targets: one a sequence, or one a step where the model's output is a sequence. Integer labels for
-            ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others.
+            ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others. With
+            ``device="cuda"`` an array on the GPU is brought to the host once, wherever x is.
         loss : {"cross_entropy", "binary_cross_entropy", "mse", "mae", "huber"} or Loss
             The mean over rows (or valid steps), weighted by the weights.
         optimizer : {"sgd", "rmsprop", "adam", "adamw"} or Optimizer
@@ -284,13 +287,13 @@ class Sequential:
         epochs, batch_size : int
             Passes over the data, and rows of a batch.
         validation_data : (x, y), optional
-            Evaluated after every epoch.
+            Evaluated after every epoch. Both may be on the GPU as above.
         clip_norm : float, optional
             Largest norm of the whole gradient, which is projected onto that ball.
         clip_value : float, optional
             Largest magnitude of a gradient's entry.
         sample_weight : array-like (B,), optional
-            A weight for every sequence.
+            A weight for every sequence; on the GPU or not, as y.
         class_weight : dict of int to float, or "balanced", optional
             A weight for every label.
         shuffle : bool
@@ -332,6 +335,7 @@ class Sequential:
             names[2:2] = ["val_loss", f"val_{chosen_loss.metric}"]
         for callback in callbacks:
             callback.check_numbers(names)
+        check_device(self.device, chosen_loss, samples, chosen_optimizer)
         self.build(steps.width(), seed)
         self._loss = chosen_loss
         history = fit(
@@ -385,7 +389,13 @@ class Sequential:
         Returns
         -------
         array (B, K), or in the form of `x` where the output is a sequence
-            For a classifier with `Dense` last, the logits.
+            For a classifier with `Dense` last, the logits. Of an `x` on the GPU they are CuPy's and stay
+            there; the host does not wait for them, nor does it check that `x` is finite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; it is named.
         """
         self._require_built("predict")
         batch_size = arguments.count("batch_size", batch_size)
@@ -394,19 +404,31 @@ class Sequential:
         per_step = self._gives_sequence(steps.form)
         form = steps.form if per_step else vector_form(steps.rows)
         total = steps.values.shape[0] if per_step else steps.rows
-        flat = np.zeros((total, self._size_of_output(steps.width())), self.dtype)
+        shape = total, self._size_of_output(steps.width())
+        if steps.on_gpu:
+            from numbarnn.engine.cuda_arrays import arrays  # where there is a GPU, not before
+            from numbarnn.layers import cuda_passes
+
+            flat = arrays().zeros(shape, self.dtype)
+        else:
+            flat = np.zeros(shape, self.dtype)
         chain = Chain(self.layers, training=False)
         for rows in batches(np.arange(steps.rows), batch_size):
             batch_form = samples.form_of(rows)
-            layout = Layout(batch_form.lengths)
+            layout = batch_form.layout
             x_packed = chain.bring(samples.pack(batch_form, layout), steps.width())
             out_layout, y = chain.prepare(layout, x_packed, 0)
             chain.forward()
-            scatter_steps(chain.fetch(y), form.starts[rows], out_layout, flat)
+            if steps.on_gpu:
+                cuda_passes.scatter_steps(y, form.starts[rows], out_layout, flat)
+            else:
+                scatter_steps(chain.fetch(y), form.starts[rows], out_layout, flat)
         return in_form(flat, form)
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:
         """Probabilities: softmax or sigmoid of `predict`, as the loss of the latest fit says.
+
+        Of an `x` on the GPU they stay there as well.
 
         Raises
         ------
@@ -428,13 +450,37 @@ class Sequential:
 
     def _read(self, x: Any, name: str, features: int | None = None) -> Steps:
         first = self.layers[0]
-        steps = read_samples(x, self.dtype, name, time=self._needs_time, tokens=first.takes_tokens)
+        read = _cuda_calls().read_steps if self._is_there(x, name) else read_samples
+        steps = read(x, self.dtype, name, time=self._needs_time, tokens=first.takes_tokens)
         wanted = first.input_size if first.built else features
         if not first.takes_tokens and wanted is not None and steps.width() != wanted:
             raise ValueError(f"{name} must have {wanted} features, not {steps.width()}")
         if first.takes_tokens:
-            first.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
+            if steps.on_gpu:
+                _cuda_calls().check_tokens(first, steps, name)
+            else:
+                first.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
         return steps
+
+    def _is_there(self, given: Any, name: str) -> bool:
+        """Whether an argument is on the GPU already; a TypeError where it cannot be."""
+        is_list = isinstance(given, (list, tuple)) and len(given) > 0
+        array = given[0] if is_list else given
+        if not is_on_gpu(array):
+            return False
+        kind = f"{type(array).__module__}.{type(array).__qualname__}"
+        if self.device == "cpu":
+            raise TypeError(
+                f'{name} must be in the host\'s memory for a model on device="cpu", not a {kind} on a GPU;'
+                ' copy it to the host, or move the model with to("cuda")'
+            )
+        if is_list:
+            raise TypeError(f"{name} must be one array where it is on the GPU, not a list of {kind} there")
+        return True
+
+    def _on_host(self, given: Any, name: str) -> Any:
+        """Targets or weights, which are checked on the host: those on the GPU are copied, once a call."""
+        return _cuda_calls().copy_to_host(given) if self._is_there(given, name) else given
 
     def _size_of_output(self, size: int) -> int:
         """Features of the output for an input of this many, if all layers fit one another."""
@@ -455,9 +501,18 @@ class Sequential:
     def _label(self, steps, y, loss, size, sample_weight=None, class_weight=None) -> LabelledSamples:
         per_step = self._gives_sequence(steps.form)
         tokens = self.layers[0].takes_tokens
+        if steps.on_gpu and not tokens:
+            _cuda_calls().check_finite(steps, "x")  # `_read` does not wait for the GPU
+        y, sample_weight = self._on_host(y, "y"), self._on_host(sample_weight, "sample_weight")
         return LabelledSamples(
             steps, tokens, y, per_step, loss, size, self.dtype, sample_weight, class_weight
         )
+
+
+def _cuda_calls() -> Any:
+    from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+
+    return cuda_calls
 
 
 def _check_limit(value: Any, name: str) -> float | None:

@@ -153,6 +153,11 @@ class Steps(NamedTuple):
     def rows(self) -> int:
         return int(self.form.lengths.size)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the values are in the GPU's memory."""
+        return False
+
     def width(self) -> int:
         return int(self.values.shape[1]) if self.values.ndim == 2 else 1
 
@@ -321,7 +326,7 @@ def describe_place(form: Form, flat_row: int) -> str:
 
 def pack_tokens(steps: Steps, layout: Layout) -> np.ndarray:
     """The tokens (N,) in packed order."""
-    return steps.values[flat_rows(steps.form, layout)]
+    return steps.values[flat_rows(steps.form.starts, layout)]
 
 
 @kernel
@@ -332,10 +337,10 @@ def _find_rows(starts, order, active, offset, rows):
             rows[offset[t] + b] = starts[order[b]] + t
 
 
-def flat_rows(form: Form, layout: Layout) -> np.ndarray:
+def flat_rows(starts: np.ndarray, layout: Layout) -> np.ndarray:
     """For each of the N packed steps, its row in the caller's flat matrix, int64 (N,)."""
     rows = np.empty(layout.total, np.int64)
-    _find_rows(form.starts, layout.order, layout.active, layout.offset, rows)
+    _find_rows(starts, layout.order, layout.active, layout.offset, rows)
     return rows
 
 

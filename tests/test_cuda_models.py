@@ -12,6 +12,7 @@ import pytest
 from conftest import TOLERANCE, assert_close, assert_same, make_layer, random_problem, run_layer
 
 import numbarnn
+from numbarnn.training.losses import MeanSquaredError
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
@@ -181,6 +182,28 @@ def test_divergence_is_said_and_leaves_the_parameters():
         made.fit(x, y, loss="mse", optimizer="sgd", batch_size=2, verbose=False)
     assert_same(made.snapshot(), before)
     assert_same(made.predict(x), predicted)
+
+
+class OwnLoss(MeanSquaredError):
+    def kernel_for(self, targets):
+        return test_what_has_no_kernel_here, ()
+
+
+class OwnOptimizer(numbarnn.SGD):
+    update_kernel = staticmethod(len)
+
+
+@pytest.mark.parametrize(
+    ("what", "own"), [("loss", OwnLoss()), ("optimizer", OwnOptimizer(0.1))], ids=["loss", "optimizer"]
+)
+def test_what_has_no_kernel_here(what, own):
+    """It is said before the model is built."""
+    made, options = model("cuda"), {"loss": "mse", "optimizer": "sgd", what: own}
+    with pytest.raises(
+        ValueError, match=f'{what} Own.* has no kernel for device="cuda"'
+    ):
+        made.fit(sequences(), np.zeros((3, 2)), verbose=False, **options)
+    assert not made.built
 
 
 def test_parameters_set_by_hand_are_used():

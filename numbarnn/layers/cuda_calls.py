@@ -1,8 +1,8 @@
-"""Calls of a layer with arrays that are on the GPU already: the results stay there, and nothing is copied.
+"""Calls with arrays that are on the GPU already: the results stay there, and nothing is copied.
 
 Such arrays are those of CuPy, PyTorch, JAX and others that have ``__cuda_array_interface__`` or DLPack. The
-results are CuPy's, which these take without a copy. Whether numbers are finite is not checked: the host would
-have to wait for the GPU.
+results are CuPy's, which these take without a copy. Calls of a layer do not check whether numbers are finite:
+the host would have to wait for the GPU.
 """
 
 from typing import Any
@@ -13,40 +13,84 @@ from numbarnn import arguments
 from numbarnn.engine.cuda_arrays import arrays, on_host
 from numbarnn.engine.cuda_probe import is_on_gpu
 from numbarnn.layers.cuda_passes import to_flat, to_packed
-from numbarnn.sequences import Form, array_form, vector_form
+from numbarnn.sequences import Form, Steps, array_form, describe_place, fault_error, vector_form
+
+
+class StepsOnGPU(Steps):
+    """Steps whose values are CuPy's."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return True
+
+
+def _taken(array: Any) -> Any:
+    """An array of some library as one of CuPy's."""
+    if isinstance(array, np.ndarray) or hasattr(array, "__cuda_array_interface__"):
+        return arrays().asarray(array)
+    return arrays().from_dlpack(array)
+
+
+def copy_to_host(array: Any) -> np.ndarray:
+    """An array of some library in the host's memory."""
+    return on_host(_taken(array))
 
 
 def _on_gpu(array: Any, name: str, dtype: np.dtype) -> Any:
     """An array of some library as one of CuPy's, in the layer's dtype."""
-    xp = arrays()
-    if isinstance(array, np.ndarray) or hasattr(array, "__cuda_array_interface__"):
-        there = xp.asarray(array)
-    else:
-        there = xp.from_dlpack(array)
+    there = _taken(array)
     if there.dtype.kind not in ("iu" if dtype.kind == "i" else "f"):
         wanted = "integers" if dtype.kind == "i" else "real numbers"
         raise TypeError(f"{name} must hold {wanted}, got dtype {there.dtype}")
-    return xp.ascontiguousarray(there, dtype)
+    return arrays().ascontiguousarray(there, dtype)
+
+
+def read_steps(
+    x: Any, dtype: np.dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
+) -> Steps:
+    """The one of ``sequences.py``, for an array on the GPU; its values stay there."""
+    rank = 2 if tokens else 3
+    array = _on_gpu(x, name, np.dtype(np.int64) if tokens else dtype)
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    if not time and array.ndim == rank - 1 and lengths is None:
+        return StepsOnGPU(array, vector_form(len(array)))
+    if array.ndim != rank:
+        wanted = "(B, T) array of tokens" if tokens else "(B, T, I) array"
+        raise ValueError(f"{name} must be a {wanted}, not an array of shape {array.shape}")
+    rows, steps = array.shape[:2]
+    return StepsOnGPU(array.reshape(rows * steps, *array.shape[2:]), array_form(rows, steps, lengths))
+
+
+def check_finite(steps: Steps, name: str) -> None:
+    """The one of ``sequences.py``, for steps on the GPU without padding; the host waits for it."""
+    xp, values = arrays(), steps.values
+    # Extremes carry NaN along, and take no memory of the size of the values.
+    finite = xp.isfinite(values.min(axis=1)) & xp.isfinite(values.max(axis=1))
+    if not finite.all():
+        raise fault_error(steps.form, int(finite.argmin()), name, values.dtype)
+
+
+def check_tokens(layer: Any, steps: Steps, name: str) -> None:
+    """Raise a ValueError if an embedding does not have a token; the host waits for the GPU.
+
+    CuPy would take another row of the table for it.
+    """
+    tokens, count = steps.values, layer.num_embeddings
+    wrong = (tokens < 0) | (tokens >= count)
+    if wrong.any():
+        row = int(wrong.argmax())
+        place = describe_place(steps.form, row)
+        raise ValueError(f"{name} must hold tokens in 0..{count - 1}; {place} holds {int(tokens[row])}")
 
 
 def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, Form]:
     """The flat matrix of steps, and the form of the batch."""
-    rank = 2 if layer.takes_tokens else 3
-    array = _on_gpu(x, name, np.dtype(np.int64) if layer.takes_tokens else layer.dtype)
-    if array.size == 0:
-        raise ValueError(f"{name} is empty: its shape is {array.shape}")
-    if layer.takes_vectors and array.ndim == rank - 1 and lengths is None:
-        flat, form = array, vector_form(len(array))
-    elif array.ndim == rank:
-        rows, steps = array.shape[:2]
-        flat = array.reshape(rows * steps, *array.shape[2:])
-        form = array_form(rows, steps, lengths)
-    else:
-        wanted = "(B, T) array of tokens" if layer.takes_tokens else "(B, T, I) array"
-        raise ValueError(f"{name} must be a {wanted}, not an array of shape {array.shape}")
-    if not layer.takes_tokens and layer.built and flat.shape[1] != layer.input_size:
-        raise ValueError(f"{name} must have {layer.input_size} features, not {flat.shape[1]}")
-    return flat, form
+    vectors, tokens = layer.takes_vectors, layer.takes_tokens
+    steps = read_steps(x, layer.dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
+    if not tokens and layer.built and steps.width() != layer.input_size:
+        raise ValueError(f"{name} must have {layer.input_size} features, not {steps.width()}")
+    return steps.values, steps.form
 
 
 def _in_form(flat: Any, form: Form) -> Any:

@@ -48,7 +48,7 @@ def _packed_rows(form: Form) -> Any:
     """For each packed step its row in the caller's flat matrix, on the GPU; kept with the form."""
     kept = vars(form)
     if "packed_rows_on_gpu" not in kept:
-        kept["packed_rows_on_gpu"] = arrays().asarray(flat_rows(form, form.layout))
+        kept["packed_rows_on_gpu"] = arrays().asarray(flat_rows(form.starts, form.layout))
     return kept["packed_rows_on_gpu"]
 
 
@@ -63,6 +63,11 @@ def to_flat(packed: Any, form: Form) -> Any:
     flat = make((form.flat_rows, packed.shape[1]), packed.dtype)
     flat[_packed_rows(form)] = packed
     return flat
+
+
+def scatter_steps(packed: Any, starts: np.ndarray, layout: Layout, flat: Any) -> None:
+    """The one of ``sequences.py``, with both matrices on the GPU."""
+    flat[arrays().asarray(flat_rows(starts, layout))] = packed
 
 
 class CudaPass(Pass):
@@ -82,6 +87,8 @@ class CudaPass(Pass):
         self.parameters = layer.cuda_parameters()
 
     def bring(self, matrix, columns):
+        if not isinstance(matrix, np.ndarray):
+            return matrix  # the caller's data were on the GPU already
         return arrays().asarray(matrix if matrix.ndim == 1 else np.ascontiguousarray(matrix[:, :columns]))
 
     def fetch(self, matrix):

@@ -11,7 +11,8 @@ from numbarnn.layers.chain import Chain
 from numbarnn.layers.cuda_parameters import join
 from numbarnn.layers.cuda_passes import CudaBuffers
 from numbarnn.sequences import Layout, flat_rows
-from numbarnn.training import losses_cuda
+from numbarnn.training import losses_cuda, updates_cuda
+from numbarnn.training.cuda_batches import Resident, Streamed
 from numbarnn.training.data import LabelledSamples
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
@@ -32,35 +33,32 @@ class CudaBatch(NamedTuple):
 
 
 class CudaSamples:
-    """Samples that stay on the GPU, where there is room for them: a batch then costs the transfer of its
-    places.
+    """Samples whose inputs are on the GPU, where there is room for them, or come batch by batch.
 
     Parameters
     ----------
     samples : LabelledSamples
-        The samples, in the host's memory.
+        The samples. Their targets and weights are in the host's memory.
     """
 
     def __init__(self, samples: LabelledSamples) -> None:
         self.samples = samples
-        self.values = samples.steps.values
-        if self.values.nbytes <= SHARE_FOR_DATA * free_bytes():
-            self.values = arrays().asarray(self.values)
+        values = samples.steps.values
+        fits = samples.on_gpu or values.nbytes <= SHARE_FOR_DATA * free_bytes()
+        self.inputs = Resident(values) if fits else Streamed(values)
 
     def batch(self, rows: np.ndarray) -> CudaBatch:
-        """The batch of these rows."""
+        """The batch of these rows, for the step that is launched before the next call."""
         xp, samples = arrays(), self.samples
         form = samples.form_of(rows)
         layout = form.layout
-        x_rows = flat_rows(form, layout)
-        x = self.values[x_rows if isinstance(self.values, np.ndarray) else xp.asarray(x_rows)]
+        x_rows = flat_rows(form.starts, layout)
+        x = self.inputs.take(x_rows)
         places = x_rows if samples.per_step else rows[layout.order]
         weights = samples.weights[places]
         total = float(weights.sum())
         factors = (weights / total if total > 0.0 else weights).astype(samples.dtype)
-        return CudaBatch(
-            layout, xp.asarray(x), xp.asarray(samples.targets[places]), xp.asarray(factors), total
-        )
+        return CudaBatch(layout, x, xp.asarray(samples.targets[places]), xp.asarray(factors), total)
 
 
 class Taken(NamedTuple):
@@ -71,6 +69,12 @@ class Taken(NamedTuple):
     total_weight: float
     targets: int
     outcome: Any  # loss, sum of the scores, norm of the gradient
+
+
+def check_kernels(loss: Loss, samples: LabelledSamples, optimizer: Optimizer) -> None:
+    """Raise a ValueError where a loss or an optimiser is the user's own, and has no kernel for the GPU."""
+    losses_cuda.kernel_for(loss, samples.targets, samples.dtype)
+    updates_cuda.kernel_for(optimizer)
 
 
 class CudaTrainingStep:

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """One batch in packed order."""
 
     layout: Layout
-    x: np.ndarray
+    x: Any  # on the GPU where the samples are
     targets: np.ndarray
     weights: np.ndarray
     total_weight: float
@@ -44,6 +44,7 @@ class Samples:
     def __init__(self, steps: Steps, tokens: bool) -> None:
         self.steps = steps
         self.tokens = tokens
+        self.on_gpu = steps.on_gpu
         self._is_full = bool((steps.lengths == steps.form.padded_steps).all())
 
     @property
@@ -61,8 +62,12 @@ class Samples:
         starts, lengths = form.starts[rows], form.lengths[rows]
         return Form(True, form.has_time, starts, lengths, form.padded_steps, self._is_full)
 
-    def pack(self, form: Form, layout: Layout) -> np.ndarray:
-        """The inputs of a batch in packed order."""
+    def pack(self, form: Form, layout: Layout) -> Any:
+        """The inputs of a batch in packed order, where those of all samples are."""
+        if self.on_gpu:
+            from numbarnn.layers.cuda_passes import to_packed  # where there is a GPU, not before
+
+            return to_packed(self.steps.values, form)
         batch = Steps(self.steps.values, form)
         return pack_tokens(batch, layout) if self.tokens else pack_steps(batch, layout)
 
@@ -119,13 +124,13 @@ class LabelledSamples(Samples):
         """The batch of these rows. It is good until the next: its inputs stand where those will stand."""
         form = self.form_of(rows)
         layout = form.layout
-        if self.tokens:
+        if self.tokens or self.on_gpu:
             x = self.pack(form, layout)
         else:
             values = self.steps.values
             x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
             pack_steps(Steps(values, form), layout, x)
-        places = flat_rows(form, layout) if self.per_step else rows[layout.order]
+        places = flat_rows(form.starts, layout) if self.per_step else rows[layout.order]
         targets = self.targets.take(places, axis=0)
         if not self._weighs:
             return Batch(layout, x, targets, self.weights[: places.size], float(places.size))

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -44,12 +44,12 @@ class Loss(ABC):
         Parameters
         ----------
         outputs : array (..., size)
-            Outputs of the last layer.
+            Outputs of the last layer; on the GPU (CuPy's) where the model predicts there.
 
         Returns
         -------
         array (..., size)
-            Of the dtype of `outputs`.
+            Of the dtype of `outputs`, and where they are.
 
         Raises
         ------
@@ -153,6 +153,11 @@ class Loss(ABC):
             active, offset, int(row_start), int(row_stop))  # fmt: skip
 
 
+def _as_array(outputs: Any) -> Any:
+    """`outputs` as an array. CuPy's stay on the GPU: NumPy's functions hand them to CuPy's."""
+    return outputs if hasattr(outputs, "__cuda_array_interface__") else np.asarray(outputs)
+
+
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Of one class among `size`: outputs are logits, targets are labels or shares of the classes.
@@ -181,9 +186,9 @@ class CrossEntropy(Loss):
     metric = "accuracy"
 
     def probabilities(self, outputs: ArrayLike) -> NDArray:
-        outputs = np.asarray(outputs)
+        logits = _as_array(outputs)
         with np.errstate(invalid="ignore"):  # inf - inf: NaN tells of it
-            powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+            powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return powers / powers.sum(axis=-1, keepdims=True)
 
     def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
@@ -217,9 +222,9 @@ class BinaryCrossEntropy(Loss):
     metric = "accuracy"
 
     def probabilities(self, outputs: ArrayLike) -> NDArray:
-        outputs = np.asarray(outputs)
-        e = np.exp(-np.abs(outputs))
-        return np.where(outputs < 0, e, np.ones_like(e)) / (1 + e)
+        logits = _as_array(outputs)
+        e = np.exp(-np.abs(logits))
+        return np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
 
     def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
         return probability_targets(y, size, dtype)

@@ -68,11 +68,24 @@ def _adam_numbers(step_size, beta1, beta2, root_scale, eps, weight_decay, shrink
 
 
 # The kernel, and its numbers from those of the CPU's.
-_TWINS: dict[Callable[..., None], tuple[Any, Callable[..., tuple]]] = {
+_TWINS: dict[Callable[..., None], tuple[Any, Callable[..., tuple[Any, ...]]]] = {
     update_kernels.sgd: (_sgd, lambda *numbers: numbers),
     update_kernels.rmsprop: (_rmsprop, _rmsprop_numbers),
     update_kernels.adam: (_adam, _adam_numbers),
 }
+
+
+def kernel_for(optimizer: Optimizer) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
+    """The kernel of an optimiser, and what brings its numbers into the order of the kernel's arguments.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser is one of the user's own, which has no kernel here.
+    """
+    if optimizer.update_kernel not in _TWINS:
+        raise ValueError(f'optimizer {optimizer!r} has no kernel for device="cuda"; fit on device="cpu"')
+    return _TWINS[optimizer.update_kernel]
 
 
 class Updates:
@@ -92,10 +105,8 @@ class Updates:
     """
 
     def __init__(self, optimizer: Optimizer, values: Any, gradients: Any) -> None:
-        if optimizer.update_kernel not in _TWINS:
-            raise ValueError(f'optimizer {optimizer!r} has no kernel for device="cuda"; fit on device="cpu"')
         self.optimizer, self.values, self.gradients = optimizer, values, gradients
-        self.kernel, self._numbers_of = _TWINS[optimizer.update_kernel]
+        self.kernel, self._numbers_of = kernel_for(optimizer)
         self.averages: Sequence[Any] = [arrays().zeros_like(values) for _ in range(optimizer.averages_kept)]
         self.step = 0
 

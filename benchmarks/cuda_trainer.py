@@ -20,13 +20,15 @@ class CudaTrainer:
         As there.
     x, dy : arrays (B, T, I), (B, T, H)
         In the host's memory; they go to the GPU once.
+    options
+        Of the layer.
     """
 
-    def __init__(self, cell: str, hidden_size: int, x: np.ndarray, dy: np.ndarray) -> None:
+    def __init__(self, cell: str, hidden_size: int, x: np.ndarray, dy: np.ndarray, **options: Any) -> None:
         from numbarnn.engine.cuda_arrays import arrays, wait  # where there is a GPU
 
         self.wait = wait
-        self.layer = LAYERS[cell](hidden_size, device="cuda")
+        self.layer = LAYERS[cell](hidden_size, device="cuda", **options)
         self.layer.build(x.shape[2])
         self.layer.set_parameters(parameters(cell, x.shape[2], hidden_size))
         self.x, self.dy = arrays().asarray(x), arrays().asarray(dy)

@@ -1,5 +1,11 @@
-"""What the tests share: random problems, the layer of a problem, one tolerance table, and threads to set."""
+"""What the tests share: devices, random problems, the layer of a problem, a tolerance table, threads to set.
 
+A test with an argument ``device`` runs on the CPU and, where there is a GPU or Numba's simulator of one, on
+the GPU too; ``pytest -m cuda`` takes the latter alone, and all of ``test_cuda*.py``.
+"""
+
+import itertools
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +17,56 @@ import numbarnn
 # The largest error allowed in an array, relative to the largest magnitude in that array.
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+DEVICES = [pytest.param("cpu")]
+if numbarnn.cuda_available():
+    DEVICES.append(pytest.param("cuda", marks=pytest.mark.cuda))
+
 LAYERS = {
     "rnn_tanh": ("RNN", {"activation": "tanh"}),
     "rnn_relu": ("RNN", {"activation": "relu"}),
     "lstm": ("LSTM", {}),
     "gru": ("GRU", {}),
 }
+
+
+def sized(full, simulated):
+    """Sizes of a test: small ones in the simulator, where every thread of a block is a thread of Python."""
+    return simulated if SIMULATED else full
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """The devices that are here, in turns."""
+    return request.param
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks select
+def pytest_collection_modifyitems(config, items):
+    """Mark the tests of the GPU alone; in the simulator, thin out the grids of those that it shares."""
+    grids: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.path.name.startswith("test_cuda"):
+            item.add_marker(pytest.mark.cuda)
+        elif item.get_closest_marker("cuda") and SIMULATED:
+            grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    dropped = {item for grid in grids.values() for item in set(grid) - set(all_pairs(grid))}
+    if dropped:
+        config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+        items[:] = [item for item in items if item not in dropped]
+
+
+def all_pairs(grid):
+    """Cases of a test in which each pair of values of two parameters occurs that occurs in all its cases."""
+    pairs = {}
+    for item in grid:
+        values = [(name, id(value)) for name, value in sorted(item.callspec.params.items())]
+        pairs[item] = set(itertools.combinations(values, min(2, len(values))))
+    left = set().union(*pairs.values())
+    while left:
+        best = max(grid, key=lambda item: len(pairs[item] & left))
+        left -= pairs[best]
+        yield best
 
 
 class Problem(NamedTuple):
@@ -128,6 +178,16 @@ def assert_close(actual, expected, tolerance, dtype=None):
         error = np.max(np.abs(array.astype(np.float64) - wanted), initial=0.0)
         allowed = tolerance * np.max(np.abs(wanted), initial=0.0)
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"  # also fails on NaN
+
+
+def assert_same_on(device, actual, expected):
+    """Bit for bit on the CPU. The GPU promises no order of its sums, so that there a tolerance must do."""
+    if device == "cpu":
+        assert_same(actual, expected)
+        return
+    dtypes = {str(array.dtype) for _, array in arrays_of(expected) if array.dtype.kind == "f"}
+    for dtype in dtypes or {None}:
+        assert_close(actual, expected, TOLERANCE.get(dtype, 0.0), dtype)
 
 
 def assert_same(actual, expected):

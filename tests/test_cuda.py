@@ -1,12 +1,12 @@
-"""The GPU's scan against the oracle, thread by thread in Numba's simulator, and what its kernels compile to.
+"""How the GPU's scan lies on the chip, in Numba's simulator, and what all of its kernels compile to.
 
 ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py`` runs the kernels; without it they are compiled, where
-``pip install ".[ptx]"`` brought the compiler of GPU code.
+``pip install ".[ptx]"`` brought the compiler of GPU code. ``test_recurrent.py`` and ``test_layers.py`` hold
+the layers to their oracles on every device.
 """
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from conftest import LAYERS, TOLERANCE, assert_close, assert_same, make_layer, random_problem, run_layer
+from conftest import (
+    LAYERS,
+    SIMULATED,
+    TOLERANCE,
+    assert_close,
+    assert_same,
+    make_layer,
+    random_problem,
+    run_layer,
+)
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 HAS_COMPILER = all(importlib.util.find_spec(name) for name in ("numba_cuda", "nvidia"))
 
 in_simulator = pytest.mark.skipif(not SIMULATED, reason="needs NUMBA_ENABLE_CUDASIM=1")
@@ -25,12 +33,10 @@ compiled = pytest.mark.skipif(
 )
 each_cell = pytest.mark.parametrize("cell", LAYERS)
 
-# (T, B, I, H), small: every thread of a block is a thread of Python.
-SIZE = (4, 2, 2, 5)
-# One step; one input and one unit; one row, whose units share their work evenly.
-EDGES = [(1, 2, 3, 3), (2, 2, 1, 1), (2, 1, 2, 4)]
+SIZE = (4, 2, 2, 5)  # T, B, I, H
 
-COMPILED_SIZES = (20, 64, 100, 128)
+COMPILED_SIZES = (20, 33, 64, 90, 128)
+COMPILED_FOR_OLDER_ONES = (90,)  # where registers are fewest for what is in them
 CAPABILITIES = ("7.5", "8.0", "9.0")
 
 
@@ -47,28 +53,6 @@ def gpu():
 
 def run_on_gpu(problem, **options):
     return run_layer(make_layer(problem, device="cuda", **options), problem)
-
-
-@in_simulator
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@each_cell
-def test_gpu_is_the_oracle(gpu, cell, dtype):
-    problem = random_problem(cell, SIZE, bidirectional=True, ragged=True, dtype=dtype)
-    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE[dtype], dtype)
-
-
-@in_simulator
-@pytest.mark.parametrize("sizes", EDGES, ids=str)
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_gpu_is_the_oracle_at_edges(gpu, cell, sizes):
-    problem = random_problem(cell, sizes, bias=False)
-    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
-
-
-@in_simulator
-def test_layers_above_one_another(gpu):
-    problem = random_problem("gru", (3, 2, 2, 3), num_layers=2, bidirectional=True, ragged=True)
-    assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
 @in_simulator
@@ -115,14 +99,6 @@ def test_what_fits():
     assert not far.fits(48 * 1024 - 1)
 
 
-@in_simulator
-def test_forward_alone_is_the_one_of_training(gpu):
-    problem = random_problem("lstm", SIZE, ragged=True)
-    trained = run_on_gpu(problem)
-    layer = make_layer(problem, device="cuda")
-    assert_same(layer.forward(problem.x, problem.initial_state), (trained.outputs, trained.state))
-
-
 def kernels_of(*arguments):
     """What the compiler says about kernels: see ptx.py."""
     script = str(Path(__file__).with_name("ptx.py"))
@@ -136,7 +112,7 @@ def kernels_of(*arguments):
 @each_cell
 def test_kernels_stay_in_registers(cell, capability):
     """No spilled register, no array in memory, and no double precision in a kernel of single precision."""
-    sizes = COMPILED_SIZES if capability == CAPABILITIES[-1] else COMPILED_SIZES[1:2]
+    sizes = COMPILED_SIZES if capability == CAPABILITIES[-1] else COMPILED_FOR_OLDER_ONES
     kernels = kernels_of(cell, capability, *map(str, sizes))
     # Those of a step and of a user for each dtype; those of a scan with weights in 16 bits besides.
     assert len(kernels) == 3 * len(TOLERANCE) + 2 * len(sizes) * (len(TOLERANCE) + 1)

@@ -199,9 +199,7 @@ class OwnOptimizer(numbarnn.SGD):
 def test_what_has_no_kernel_here(what, own):
     """It is said before the model is built."""
     made, options = model("cuda"), {"loss": "mse", "optimizer": "sgd", what: own}
-    with pytest.raises(
-        ValueError, match=f'{what} Own.* has no kernel for device="cuda"'
-    ):
+    with pytest.raises(ValueError, match=f'{what} Own.* has no kernel for device="cuda"'):
         made.fit(sequences(), np.zeros((3, 2)), verbose=False, **options)
     assert not made.built
 

@@ -51,7 +51,7 @@ def test_what_precision_may_be(layer):
     assert repr(layer(3, precision="tf32")) == f"{layer.__name__}(3, precision='tf32')"
     with pytest.raises(ValueError, match=r"precision must be one of .*'float32', 'tf32', 'float16'.*'half'"):
         layer(3, precision="half")
-    with pytest.raises(ValueError, match="precision='tf32' needs dtype=\"float32\", not dtype=\"float64\""):
+    with pytest.raises(ValueError, match='precision=\'tf32\' needs dtype="float32", not dtype="float64"'):
         layer(3, precision="tf32", dtype="float64")
 
 

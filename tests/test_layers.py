@@ -1,8 +1,10 @@
 """Layers without recurrence against plain NumPy, first values of the parameters, and dropout's numbers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from conftest import TOLERANCE, assert_close, assert_same
+from conftest import TOLERANCE, assert_close, assert_same, assert_same_on, sized
 
 import numbarnn
 from numbarnn import GRU, LSTM, RNN, Dense, Dropout, Embedding, MaxOverTime, MeanOverTime, Sequential
@@ -41,13 +43,14 @@ def dy_like(y):
 
 def check_forms(layer, rows, gives_sequence):
     """List, list sorted otherwise, padded array with lengths, and one row alone give the same bits."""
+    device = layer.device
     as_list = run(layer, rows, dy_like)
     y, dx, gradients = run(layer, pad(rows, np.nan), dy_like, lengths=[len(row) for row in rows])
-    assert_same(y, pad(as_list[0], 0.0) if gives_sequence else as_list[0])
-    assert_same(dx, pad(as_list[1], 0.0))
-    assert_same(gradients, as_list[2])
+    assert_same_on(device, y, pad(as_list[0], 0.0) if gives_sequence else as_list[0])
+    assert_same_on(device, dx, pad(as_list[1], 0.0))
+    assert_same_on(device, gradients, as_list[2])
     for i, row in enumerate(rows):
-        assert_same(np.asarray(layer.forward([row])[0]), np.asarray(layer.forward(rows)[i]))
+        assert_same_on(device, np.asarray(layer.forward([row])[0]), np.asarray(layer.forward(rows)[i]))
 
 
 # ---- dense -----------------------------------------------------------------------------------------------
@@ -63,8 +66,8 @@ ACTIVATIONS = {  # the function, and its derivative from the output
 @each_dtype
 @pytest.mark.parametrize(("input_size", "units"), [(1, 1), (3, 5), (17, 4), (40, 33)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_dense(activation, input_size, units, dtype):
-    layer = Dense(units, activation, dtype=dtype, kernel_initializer="pytorch")
+def test_dense(device, activation, input_size, units, dtype):
+    layer = Dense(units, activation, dtype=dtype, kernel_initializer="pytorch", device=device)
     layer.build(input_size, seed=1)
     function, derivative = ACTIVATIONS[activation]
     weight, bias = (values.astype("float64") for values in layer.parameters.values())
@@ -78,19 +81,19 @@ def test_dense(activation, input_size, units, dtype):
     assert_close(gradients, {"weight": dsums.T @ x, "bias": dsums.sum(axis=0)}, TOLERANCE[dtype], dtype)
 
 
-def test_dense_of_vectors():
+def test_dense_of_vectors(device):
     """One vector a row is the case of a single step."""
-    layer = Dense(3, "tanh", dtype="float64")
+    layer = Dense(3, "tanh", dtype="float64", device=device)
     layer.build(4, seed=0)
     x = np.random.default_rng(0).standard_normal((7, 4))
     y, dx, gradients = run(layer, x, dy_like)
     assert (y.shape, dx.shape) == ((7, 3), (7, 4))
     steps = run(layer, x[:, None], lambda _: dy_like(y)[:, None])
-    assert_same((y[:, None], dx[:, None], gradients), steps)
+    assert_same_on(device, (y[:, None], dx[:, None], gradients), steps)
 
 
-def test_dense_in_any_form():
-    check_forms(Dense(5, "sigmoid", dtype="float64"), random_rows(3), gives_sequence=True)
+def test_dense_in_any_form(device):
+    check_forms(Dense(5, "sigmoid", dtype="float64", device=device), random_rows(3), gives_sequence=True)
 
 
 # ---- embedding -------------------------------------------------------------------------------------------
@@ -98,8 +101,8 @@ def test_dense_in_any_form():
 
 @each_dtype
 @pytest.mark.parametrize("dim", [1, 5, 16, 33])
-def test_embedding(dim, dtype):
-    layer = Embedding(7, dim, dtype=dtype)
+def test_embedding(device, dim, dtype):
+    layer = Embedding(7, dim, dtype=dtype, device=device)
     tokens = [np.array([3, 3]), np.array([0, 6, 3, 1, 0]), np.array([6]), np.array([2, 0, 2])]
     y = layer.forward(tokens, training=True)
     table = layer.parameters["weight"]
@@ -112,9 +115,9 @@ def test_embedding(dim, dtype):
     assert not layer.gradients["weight"][[4, 5]].any()  # tokens that did not come
 
 
-def test_embedding_of_padded_tokens():
+def test_embedding_of_padded_tokens(device):
     """What stands past a row's end may be anything, also no token."""
-    layer = Embedding(7, 3)
+    layer = Embedding(7, 3, device=device)
     rows = [np.array([3, 1]), np.array([0, 6, 2]), np.array([5])]
     as_list = layer.forward(rows)
     for integer in ("int64", "int32", "uint8"):
@@ -128,9 +131,9 @@ def test_embedding_of_padded_tokens():
 
 @each_dtype
 @pytest.mark.parametrize("size", [1, 5, 16, 33])
-def test_mean_over_time(size, dtype):
+def test_mean_over_time(device, size, dtype):
     rows = random_rows(size, dtype)
-    y, dx, _ = run(MeanOverTime(), rows, dy_like)
+    y, dx, _ = run(MeanOverTime(device=device), rows, dy_like)
     assert_close(y, np.stack([row.astype("float64").mean(axis=0) for row in rows]), TOLERANCE[dtype], dtype)
     shares = [
         np.repeat(dy[None] / len(row), len(row), axis=0) for dy, row in zip(dy_like(y), rows, strict=True)
@@ -140,9 +143,9 @@ def test_mean_over_time(size, dtype):
 
 @each_dtype
 @pytest.mark.parametrize("size", [1, 5, 16, 33])
-def test_max_over_time(size, dtype):
+def test_max_over_time(device, size, dtype):
     rows = [row.round() + 0.0 for row in random_rows(size, dtype)]  # with equal values, without -0
-    y, dx, _ = run(MaxOverTime(), rows, dy_like)
+    y, dx, _ = run(MaxOverTime(device=device), rows, dy_like)
     assert_same(y, np.stack([row.max(axis=0) for row in rows]))
     expected = [np.zeros_like(row) for row in rows]
     for target, row, dy in zip(expected, rows, dy_like(y), strict=True):
@@ -150,22 +153,21 @@ def test_max_over_time(size, dtype):
     assert_same(dx, expected)
 
 
-def test_max_of_negative_values():
+def test_max_of_negative_values(device):
     rows = [-1.0 - np.abs(row) for row in random_rows(3)]
-    assert_same(MaxOverTime().forward(rows), np.stack([row.max(axis=0) for row in rows]))
-    assert_same(
-        MaxOverTime().forward(pad(rows, 0.0), lengths=LENGTHS), np.stack([row.max(axis=0) for row in rows])
-    )
+    layer, expected = MaxOverTime(device=device), np.stack([row.max(axis=0) for row in rows])
+    assert_same(layer.forward(rows), expected)
+    assert_same(layer.forward(pad(rows, 0.0), lengths=LENGTHS), expected)
 
 
 @pytest.mark.parametrize("layer_class", [MeanOverTime, MaxOverTime])
-def test_pooling_in_any_form(layer_class):
-    check_forms(layer_class(), random_rows(5), gives_sequence=False)
+def test_pooling_in_any_form(device, layer_class):
+    check_forms(layer_class(device=device), random_rows(5), gives_sequence=False)
 
 
-@pytest.mark.parametrize("make", [MeanOverTime, MaxOverTime, lambda: Dropout(0.5)])
-def test_layers_without_parameters_follow_the_input(make):
-    layer, rows = make(), random_rows(3)
+@pytest.mark.parametrize("make", [MeanOverTime, MaxOverTime, lambda **options: Dropout(0.5, **options)])
+def test_layers_without_parameters_follow_the_input(device, make):
+    layer, rows = make(device=device), random_rows(3)
     assert layer.forward(np.stack(rows[:1]).astype("float32")).dtype == "float32"
     assert layer.forward(np.stack(rows[:1])).dtype == "float64"
     assert layer.forward(np.ones((2, 3, 3), int)).dtype == "float32"
@@ -187,14 +189,16 @@ def test_layers_of_a_model_keep_its_dtype():
 # ---- dropout ---------------------------------------------------------------------------------------------
 
 
-def masks(rate, rows, seed):
+def masks(device, rate, rows, seed):
     """The factors of a dropout layer for rows of ones."""
-    return Dropout(rate).forward([np.ones_like(row) for row in rows], training=True, seed=seed)
+    return Dropout(rate, device=device).forward([np.ones_like(row) for row in rows], training=True, seed=seed)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
-def test_dropout_drops_at_its_rate(rate):
-    values = np.concatenate(masks(rate, random_rows(40, lengths=[300, 200, 100]), seed=3))
+def test_dropout_drops_at_its_rate(device, rate):
+    values = np.concatenate(
+        masks(device, rate, random_rows(40, lengths=sized([300, 200, 100], [25, 15, 10])), seed=3)
+    )
     scale = 1.0 / (1.0 - rate)
     assert set(np.unique(values)) == ({scale} if rate == 0.0 else {0.0, scale})
     spread = np.sqrt(rate * (1.0 - rate) / values.size)
@@ -204,49 +208,49 @@ def test_dropout_drops_at_its_rate(rate):
         assert np.std(shares) < 2.0 * np.sqrt(rate * (1.0 - rate) / values.shape[axis]) + 1e-12
 
 
-def test_dropout_and_its_gradient_use_the_same_numbers():
+def test_dropout_and_its_gradient_use_the_same_numbers(device):
     rows = random_rows(5)
-    expected = masks(0.5, rows, seed=0)
-    y, dx, _ = run(Dropout(0.5), rows, dy_like)
+    expected = masks(device, 0.5, rows, seed=0)
+    y, dx, _ = run(Dropout(0.5, device=device), rows, dy_like)
     assert_close(y, [row * mask for row, mask in zip(rows, expected, strict=True)], 0.0)
     assert_close(dx, [dy * mask for dy, mask in zip(dy_like(y), expected, strict=True)], 0.0)
 
 
-def test_dropout_is_fixed_by_its_seed():
+def test_dropout_is_fixed_by_its_seed(device):
     rows = random_rows(16)
-    assert_same(masks(0.5, rows, seed=7), masks(0.5, rows, seed=7))
+    assert_same(masks(device, 0.5, rows, seed=7), masks(device, 0.5, rows, seed=7))
     different = [
-        masks(0.5, rows, seed=7),
-        masks(0.5, rows, seed=8),
-        masks(0.5, rows, None),
-        masks(0.5, rows, None),
+        masks(device, 0.5, rows, seed=7),
+        masks(device, 0.5, rows, seed=8),
+        masks(device, 0.5, rows, None),
+        masks(device, 0.5, rows, None),
     ]
     flat = [np.concatenate(each).tobytes() for each in different]
     assert len(set(flat)) == 4
 
 
-def test_dropout_belongs_to_the_callers_row_step_and_unit():
+def test_dropout_belongs_to_the_callers_row_step_and_unit(device):
     """Neither how rows are sorted, nor which others there are and how long, nor the form has an influence."""
     long = [np.ones((6, 9)) for _ in range(4)]
-    full = masks(0.5, long, seed=5)
+    full = masks(device, 0.5, long, seed=5)
     assert len({mask.tobytes() for mask in full}) == 4
     for lengths in ([2, 5, 1, 3], [6, 1, 6, 2], [1, 1, 1, 1], [3, 6]):
         rows = [row[:length] for row, length in zip(long, lengths, strict=False)]
-        shorter = masks(0.5, rows, seed=5)
+        shorter = masks(device, 0.5, rows, seed=5)
         assert_same(shorter, [mask[: len(part)] for mask, part in zip(full, shorter, strict=False)])
-    as_array = Dropout(0.5).forward(pad(rows, 1.0), lengths=lengths, training=True, seed=5)
+    as_array = Dropout(0.5, device=device).forward(pad(rows, 1.0), lengths=lengths, training=True, seed=5)
     assert_same(as_array, pad(shorter, 0.0))
-    narrow = masks(0.5, [row[:, :4] for row in long], seed=5)
+    narrow = masks(device, 0.5, [row[:, :4] for row in long], seed=5)
     assert_same(narrow, [mask[:, :4] for mask in full])
 
 
-def test_dropout_only_while_training():
+def test_dropout_only_while_training(device):
     rows = random_rows(5)
-    assert_same(Dropout(0.5).forward(rows, seed=0), rows)
+    assert_same(Dropout(0.5, device=device).forward(rows, seed=0), rows)
 
 
-def test_dropout_of_vectors():
-    y = Dropout(0.5).forward(np.ones((50, 40)), training=True, seed=0)
+def test_dropout_of_vectors(device):
+    y = Dropout(0.5, device=device).forward(np.ones((50, 40)), training=True, seed=0)
     assert y.shape == (50, 40)
     assert np.mean(y == 0.0) == pytest.approx(0.5, abs=0.06)
 
@@ -408,12 +412,13 @@ def test_set_parameters_takes_copies(make):
     assert sum(values.size for values in views.values()) == thing.count_parameters()
 
 
+FEW_ROWS = random_rows(3, "float32", lengths=sized(LENGTHS, [1, 2]))
 GRADIENT_CASES = {
-    "lstm": (lambda: LSTM(5, num_layers=2, bidirectional=True, dropout=0.5), random_rows(3, "float32")),
-    "gru": (lambda: GRU(5), random_rows(3, "float32")),
-    "dense": (lambda: Dense(5, "tanh"), random_rows(3, "float32")),
-    "embedding": (lambda: Embedding(5, 3), [np.array([1, 2]), np.array([2, 4, 2])]),
-    "dropout": (lambda: Dropout(0.5), random_rows(3, "float32")),
+    "lstm": (partial(LSTM, 5, num_layers=2, bidirectional=True, dropout=0.5), FEW_ROWS),
+    "gru": (partial(GRU, 5), FEW_ROWS),
+    "dense": (partial(Dense, 5, "tanh"), random_rows(3, "float32")),
+    "embedding": (partial(Embedding, 5, 3), [np.array([1, 2]), np.array([2, 4, 2])]),
+    "dropout": (partial(Dropout, 0.5), random_rows(3, "float32")),
     "mean": (MeanOverTime, random_rows(3, "float32")),
     "max": (MaxOverTime, random_rows(3, "float32")),
 }
@@ -434,35 +439,35 @@ def backward(layer, dy):
 
 
 @each_gradient_case
-def test_gradients_do_not_accumulate(make, x):
-    layer = make()
+def test_gradients_do_not_accumulate(device, make, x):
+    layer = make(device=device)
     first = forward_and_backward(layer, x)
-    assert_same(forward_and_backward(layer, x), first)
+    assert_same_on(device, forward_and_backward(layer, x), first)
 
 
 @each_gradient_case
-def test_backward_twice(make, x):
+def test_backward_twice(device, make, x):
     """The second gives the same gradients again, or is refused; it never gives others."""
-    layer = make()
+    layer = make(device=device)
     dy, *expected = forward_and_backward(layer, x)
     try:
         again = backward(layer, dy)
     except RuntimeError as error:
         assert "forward(training=True)" in str(error)
     else:
-        assert_same(again, tuple(expected))
+        assert_same_on(device, again, tuple(expected))
 
 
 @each_gradient_case
-def test_earlier_calls_have_no_influence(make, x):
+def test_earlier_calls_have_no_influence(device, make, x):
     """What a larger batch and a prediction leave in the buffers is not seen again."""
-    used, fresh = make(), make()
+    used, fresh = make(device=device), make(device=device)
     forward_and_backward(used, [*x, *x, *x[::-1]])
     used.forward(x)
     results = forward_and_backward(used, x)
     fresh.build(used.input_size)
     fresh.set_parameters(used.parameters)
-    assert_same(forward_and_backward(fresh, x), results)
+    assert_same_on(device, forward_and_backward(fresh, x), results)
 
 
 def test_layers_know_what_they_are():

@@ -26,7 +26,9 @@ def measure(
     return times
 
 
-def check_agreement(processes: Mapping[str, Process], task: str, arguments: list) -> None:
+def check_agreement(
+    processes: Mapping[str, Process], task: str, arguments: list, tolerance: float = TOLERANCE
+) -> None:
     """Raise unless all libraries compute what the first one does, in all that they have in common."""
     (first, process), *others = processes.items()
     expected = process.results(task, arguments)
@@ -41,7 +43,7 @@ def check_agreement(processes: Mapping[str, Process], task: str, arguments: list
                     f"{task} {arguments}: {name} of {title} is {array.shape}, not {wanted.shape}"
                 )
             error = np.max(np.abs(array - wanted)) / np.max(np.abs(wanted))
-            if not error <= TOLERANCE:
+            if not error <= tolerance:
                 raise AssertionError(
                     f"{task} {arguments}: {name} of {title} and {first} differ by {error:.1e}"
                 )

@@ -10,9 +10,11 @@ from benchmarks.problems import inputs, parse_shape
 from benchmarks.trainer import LAYERS
 from numbarnn.engine.cuda_arrays import on_host
 
-TOLERANCE = {"float64": 1e-10, "float32": 2e-5}  # of an array's largest magnitude
+# Of an array's largest magnitude; those beside dtypes are of `precision`.
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "tf32": 1e-2, "float16": 1e-2}
 OPTIONS = ({}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False})
 PARITY_SIZES = [(1, 1, 1, 1), (3, 7, 5, 20), (9, 30, 8, 64), (4, 12, 16, 128), (3, 6, 8, 300)]  # B, T, I, H
+PRECISIONS = {"": "float32", " tf32": "tf32", " fp16": "float16"}
 LONG = (2, 70_000, 4, 16)  # cuDNN refuses more than 65,535 steps
 
 
@@ -22,27 +24,37 @@ def use_threads(count: int) -> None:
 
 def layer(cell: str, shape_text: str) -> Work:
     shape = parse_shape(shape_text)
-    trainer = CudaTrainer(cell, shape.H, *inputs(shape))
+    calls = {}
+    trainers = {}
+    for name, precision in PRECISIONS.items():
+        trainers[name] = CudaTrainer(cell, shape.H, *inputs(shape), precision=precision)
+        calls[f"forward{name}"], calls[f"train{name}"] = trainers[name].forward, trainers[name].train
 
     def results() -> dict[str, np.ndarray]:
+        trainer = trainers[""]
         y = on_host(trainer.outputs()).transpose(1, 0, 2)
         trainer.gradients()
         return {"y": y, **trainer.layer.gradients}
 
-    return Work({"forward": trainer.forward, "train": trainer.train}, results)
+    return Work(calls, results)
 
 
 def parity(cell: str) -> Work:
-    """The largest error of each dtype beside the CPU, over sizes and options, with ragged rows and states."""
+    """The largest error of each dtype and precision beside the CPU, over sizes and options, with ragged rows
+    and states."""
 
     def results() -> dict[str, np.ndarray]:
         worst = {}
-        for dtype, allowed in TOLERANCE.items():
-            errors = [_error(cell, size, options, dtype) for size in PARITY_SIZES for options in OPTIONS]
-            errors.append(_error(cell, LONG, {}, dtype))
-            worst[dtype] = np.array(max(errors))
-            if not worst[dtype] <= allowed:
-                raise AssertionError(f"{cell} {dtype}: errors {errors}, {allowed} allowed")
+        for name, allowed in TOLERANCE.items():
+            dtype = "float64" if name == "float64" else "float32"
+            own = {} if name == dtype else {"precision": name}
+            errors = [
+                _error(cell, size, options | own, dtype) for size in PARITY_SIZES for options in OPTIONS
+            ]
+            errors.append(_error(cell, LONG, own, dtype))
+            worst[name] = np.array(max(errors))
+            if not worst[name] <= allowed:
+                raise AssertionError(f"{cell} {name}: errors {errors}, {allowed} allowed")
         return worst
 
     return Work({}, results)

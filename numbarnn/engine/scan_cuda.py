@@ -25,7 +25,7 @@ from numbarnn.engine.cuda_device import SIMULATED, WARP, cuda, device, kernel_fo
 
 LANES = 4  # a power of two
 REGISTER_BYTES = 4
-OTHER_NUMBERS = {4: 100, 8: 60}  # of a thread, beside the weights, by the bytes of a number
+OTHER_NUMBERS = {4: 104, 8: 60}  # of a thread, beside the weights, by the bytes of a number
 MOST_THREADS = 1024  # of a block
 OTHER_SHARED_BYTES = 16 * 1024  # for h, or the gradients of the sums
 FIRST, LAST = range(2)  # initial and final states
@@ -101,14 +101,14 @@ def _weights_taker(cell: Cell, hidden: int, dtype, weight_dtype, transposed: boo
     threads, share, in_registers, _ = plan_for(cell, hidden, dtype, weight_dtype)
     window, gates = cell.window, cell.recurrent_gates
     number, rounded = np.dtype(dtype).type, np.dtype(weight_dtype or dtype).type
-    zero = rounded(0.0)
+    zero = number(0.0)
     whole_shares = hidden % LANES == 0
     unit_stride, k_stride = (1, hidden) if transposed else (hidden, 1)
 
     @device
     def weight_of(weight, unit, k, g):
         place = gates[g] * hidden * hidden + unit * unit_stride + k * k_stride
-        return rounded(weight[place]) if whole_shares or k < hidden else zero
+        return rounded(weight[place] if whole_shares or k < hidden else zero)
 
     @device
     def take_weights(weight, unit, near_weights, far_weights):

@@ -367,3 +367,28 @@ def test_dispatchers_use_the_cache_they_are_given():
     compiled._cache = Watched(one)
     assert compiled(1) == 2
     assert calls == ["load", "save"]
+
+
+def test_inlined_functions_are_linked_alone(monkeypatch):
+    """No machine code is made of them: the kernel around them has it all."""
+    from numbarnn.engine import lean_compiler
+
+    made = []
+
+    class Library(lean_compiler.LinkedLibrary):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self.name)
+
+        def _finalize_specific(self):
+            raise AssertionError("machine code is made here")
+
+    monkeypatch.setattr(lean_compiler, "LinkedLibrary", Library)
+
+    def twice(x):
+        return 2 * x
+
+    compile_cache.inlined(twice)
+    assert numba.njit(lambda x: twice(x) + 1)(3) == 7
+    assert len(made) == 1
+    assert "twice" in made[0]

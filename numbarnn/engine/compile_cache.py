@@ -30,13 +30,16 @@ from numba.core.runtime import rtsys
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
+from numbarnn.engine.lean_compiler import LINKED_OPTIONS
+
 PACKAGE = Path(__file__).resolve().parent.parent
 SHARED_SOURCES = ("engine", "cells")  # folders whose code is inlined into kernels anywhere in the package
 
 # error_model: division must not raise, or loops with a division stay scalar. fastmath: none, so that
 # every sum has one order and NaN stays NaN; products are contracted by explicit fma calls.
-INLINED_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True}
-STEP_OPTIONS: dict[str, Any] = {"error_model": "numpy"}  # a function of its own: it has scratch on its stack
+INLINED_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True, **LINKED_OPTIONS}
+# A function of its own: it has scratch on its stack.
+STEP_OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cfunc_wrapper": True}
 KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 

@@ -4,7 +4,6 @@
 oracles by the other tests.
 """
 
-import os
 import pickle
 
 import numpy as np
@@ -14,9 +13,7 @@ from conftest import TOLERANCE, assert_close, assert_same, make_layer, random_pr
 import numbarnn
 from numbarnn.training.losses import MeanSquaredError
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
-)
+pytestmark = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
 
 FEATURES = 3
 LENGTHS = (2, 4, 1)

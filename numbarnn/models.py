@@ -14,7 +14,7 @@ from numbarnn.layers.chain import Chain
 from numbarnn.sequences import Form, Layout, Steps, in_form, scatter_steps, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples, Samples, read_samples
-from numbarnn.training.fit import batches, check_device, evaluate, fit
+from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit
 from numbarnn.training.losses import Loss, get_loss
 from numbarnn.training.optimizers import Optimizer, get_optimizer
 
@@ -335,7 +335,7 @@ class Sequential:
             names[2:2] = ["val_loss", f"val_{chosen_loss.metric}"]
         for callback in callbacks:
             callback.check_numbers(names)
-        check_device(self.device, chosen_loss, samples, chosen_optimizer)
+        check_kernels_of(self.device, chosen_loss, samples, chosen_optimizer)
         self.build(steps.width(), seed)
         self._loss = chosen_loss
         history = fit(

@@ -362,8 +362,8 @@ def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: 
     unpack_rows(packed, starts, layout.order, layout.active, layout.offset, flat)
 
 
-def in_form(flat: np.ndarray, form: Form) -> Any:
-    """A flat matrix of steps as the caller passed them."""
+def in_form(flat: Any, form: Form) -> Any:
+    """A flat matrix of steps, on the host or on the GPU, as the caller passed them."""
     if form.is_list:
         return [flat[rows] for rows in form.slices]
     if not form.has_time:

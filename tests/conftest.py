@@ -18,6 +18,8 @@ import numbarnn
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+in_simulator = pytest.mark.skipif(not SIMULATED, reason="needs NUMBA_ENABLE_CUDASIM=1")
+on_gpu = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
 DEVICES = [pytest.param("cpu")]
 if numbarnn.cuda_available():
     DEVICES.append(pytest.param("cuda", marks=pytest.mark.cuda))

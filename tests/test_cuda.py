@@ -20,6 +20,7 @@ from conftest import (
     TOLERANCE,
     assert_close,
     assert_same,
+    in_simulator,
     make_layer,
     random_problem,
     run_layer,
@@ -27,7 +28,6 @@ from conftest import (
 
 HAS_COMPILER = all(importlib.util.find_spec(name) for name in ("numba_cuda", "nvidia"))
 
-in_simulator = pytest.mark.skipif(not SIMULATED, reason="needs NUMBA_ENABLE_CUDASIM=1")
 compiled = pytest.mark.skipif(
     SIMULATED or not HAS_COMPILER, reason='needs pip install ".[ptx]", no simulator'
 )

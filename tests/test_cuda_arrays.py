@@ -1,18 +1,15 @@
 """Arrays that are on the GPU already: results stay there. In Numba's simulator, whose GPU is the host."""
 
-import os
 import pickle
 
 import numpy as np
 import pytest
-from conftest import TOLERANCE, assert_close, assert_same, make_layer, random_problem
+from conftest import TOLERANCE, assert_close, assert_same, in_simulator, make_layer, random_problem
 
 import numbarnn
 from numbarnn.training import data
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
-)
+pytestmark = in_simulator
 
 
 class OnGPU:

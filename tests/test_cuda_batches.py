@@ -6,19 +6,13 @@ shows. In the simulator all would be done in the order of the program.
 
 import collections
 import itertools
-import os
 import types
 
 import numpy as np
 import pytest
-from conftest import sized
+from conftest import in_simulator, on_gpu, sized
 
-import numbarnn
-
-pytestmark = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
-in_simulator = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
-)
+pytestmark = on_gpu
 
 VALUES = np.arange(1.0, 41.0).reshape(20, 2)
 SIZES = (3, 5, 2, 5, 1, 6, 6, 4)  # some batches need more room than those before, others less

@@ -2,16 +2,14 @@
 
 import contextlib
 import ctypes
-import os
 import sys
 import types
 
 import numpy as np
 import pytest
+from conftest import in_simulator
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
-)
+pytestmark = in_simulator
 
 
 def column_major(flat, rows, columns, stride, transposed):

@@ -8,12 +8,12 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import TOLERANCE, assert_close, assert_same, make_layer, random_problem, run_layer
+from conftest import TOLERANCE, assert_close, assert_same, make_layer, on_gpu, random_problem, run_layer
 
 import numbarnn
 from numbarnn.training.losses import MeanSquaredError
 
-pytestmark = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
+pytestmark = on_gpu
 
 FEATURES = 3
 LENGTHS = (2, 4, 1)

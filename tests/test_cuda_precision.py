@@ -1,17 +1,11 @@
 """Recurrent weights in 16 bits on the GPU, in Numba's simulator, and what `precision` may be."""
 
-import os
-
 import numpy as np
 import pytest
-from conftest import TOLERANCE, arrays_of, assert_close, make_layer, random_problem, run_layer
+from conftest import TOLERANCE, arrays_of, assert_close, in_simulator, make_layer, random_problem, run_layer
 
 import numbarnn
 from numbarnn.cells import CELLS
-
-in_simulator = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="needs NUMBA_ENABLE_CUDASIM=1"
-)
 
 
 @in_simulator

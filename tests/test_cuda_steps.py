@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import LAYERS, TOLERANCE, assert_close, make_layer, random_problem
+from conftest import LAYERS, TOLERANCE, assert_close, make_layer, on_gpu, random_problem
 from numba import cuda
 
-import numbarnn
 from numbarnn import kernels
 
-pytestmark = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
+pytestmark = on_gpu
 # On a GPU Numba warns that one block is few and that arrays of the host have to travel.
 one_block = pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaPerformanceWarning")
 STEPS = {"rnn_tanh": kernels.rnn_step, "rnn_relu": kernels.rnn_step, "lstm": kernels.lstm_step,

@@ -85,12 +85,16 @@ def test_layer_is_its_oracle(device, oracle, cell, bias, bidirectional, num_laye
     assert_close(actual, oracle.run(*problem), TOLERANCE[dtype], dtype)
 
 
+def assert_is_its_reference(problem, device):
+    actual = run_layer(make_layer(problem, device=device), problem)
+    assert_close(actual, reference.run(*problem), TOLERANCE["float64"])
+
+
 @shared_cell
 def test_large_problem_is_its_reference(device, cell):
     """The sizes at which the work is shared out among threads."""
     problem = random_problem(cell, LARGE, num_layers=2, bidirectional=True, ragged=True)
-    actual = run_layer(make_layer(problem, device=device), problem)
-    assert_close(actual, reference.run(*problem), TOLERANCE["float64"])
+    assert_is_its_reference(problem, device)
 
 
 @shared_cell
@@ -178,8 +182,7 @@ def test_gradients_left_out(device, cell):
 @shared_cell
 def test_zero_initial_state_is_the_default(device, cell):
     problem = random_problem(cell, SMALL, num_layers=2, ragged=True)._replace(initial_state=None)
-    actual = run_layer(make_layer(problem, device=device), problem)
-    assert_close(actual, reference.run(*problem), TOLERANCE["float64"])
+    assert_is_its_reference(problem, device)
 
 
 @shared_cell

@@ -24,10 +24,11 @@ def use_threads(count: int) -> None:
 
 def layer(cell: str, shape_text: str) -> Work:
     shape = parse_shape(shape_text)
+    x, dy = inputs(shape)
     calls = {}
     trainers = {}
     for name, precision in PRECISIONS.items():
-        trainers[name] = CudaTrainer(cell, shape.H, *inputs(shape), precision=precision)
+        trainers[name] = CudaTrainer(cell, shape.H, x, dy, precision=precision)
         calls[f"forward{name}"], calls[f"train{name}"] = trainers[name].forward, trainers[name].train
 
     def results() -> dict[str, np.ndarray]:

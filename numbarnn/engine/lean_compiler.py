@@ -1,8 +1,8 @@
 """A shorter way through Numba's compiler, for functions that only ever stand in other ones.
 
 Numba optimises every function that it compiles and makes machine code of it, and a wrapper for C. Of ours
-that kernels inline or call, which are six of seven, nothing of that is ever used: their code is linked into
-each kernel and optimised there. Left out, the kernels of a first fit compile in four fifths of the time.
+that kernels inline, five of six, nothing of that is ever used: their code is linked into each kernel and
+optimised there. Left out, the kernels of a first fit compile in four fifths of the time.
 """
 
 import copy

@@ -13,7 +13,7 @@ from numbarnn import arguments
 from numbarnn.engine.cuda_arrays import arrays, on_host
 from numbarnn.engine.cuda_probe import is_on_gpu
 from numbarnn.layers.cuda_passes import to_flat, to_packed
-from numbarnn.sequences import Form, Steps, array_form, describe_place, fault_error, vector_form
+from numbarnn.sequences import Form, Steps, array_form, describe_place, fault_error, in_form, vector_form
 
 
 class StepsOnGPU(Steps):
@@ -93,10 +93,6 @@ def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, Form]:
     return steps.values, steps.form
 
 
-def _in_form(flat: Any, form: Form) -> Any:
-    return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1]) if form.has_time else flat
-
-
 def _read_like(dy: Any, form: Form, size: int, dtype: np.dtype) -> Any:
     """The flat matrix of the gradient of an output."""
     array = _on_gpu(dy, "dy", dtype)
@@ -136,7 +132,7 @@ def forward_recurrent(
     run = layer.take_pass(training)
     y, states = run.forward_there(form, seed, initial, flat)
     layer.keep(run, form, form.layout, form, form.layout)
-    return _in_form(y, form), layer.hand_out(states)
+    return in_form(y, form), layer.hand_out(states)
 
 
 def backward_recurrent(layer: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple[Any, Any]:
@@ -146,7 +142,7 @@ def backward_recurrent(layer: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple
     dfinal = _read_states(layer, dstate, layout.rows, "dstate")
     dx, dinitial = run.backward_there(form, dfinal, flat, need_dx)
     layer.release_pass()
-    return (None if dx is None else _in_form(dx, form)), layer.hand_out(dinitial)
+    return (None if dx is None else in_form(dx, form)), layer.hand_out(dinitial)
 
 
 def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: int | None) -> Any:
@@ -162,7 +158,7 @@ def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: in
     out_form = form if out_layout is layout else vector_form(form.lengths.size)
     layer.keep(run, form, layout, out_form, out_layout)
     # Rows of a sequence's last layout stand in the same order as those of the sequence.
-    return _in_form(to_flat(y, out_form) if out_form is form else y[run.rows.places], out_form)
+    return in_form(to_flat(y, out_form) if out_form is form else y[run.rows.places], out_form)
 
 
 def backward_stateless(layer: Any, dy: Any) -> Any:
@@ -174,7 +170,7 @@ def backward_stateless(layer: Any, dy: Any) -> Any:
     run.backward()
     run.hand_out_gradients()
     layer.release_pass()
-    return None if dx is None else _in_form(to_flat(dx, form), form)
+    return None if dx is None else in_form(to_flat(dx, form), form)
 
 
 def _lengths(lengths: Any) -> Any:

@@ -110,7 +110,7 @@ def fit(
     return history
 
 
-def check_device(device: str, loss: Loss, samples: LabelledSamples, optimizer: Optimizer) -> None:
+def check_kernels_of(device: str, loss: Loss, samples: LabelledSamples, optimizer: Optimizer) -> None:
     """Raise a ValueError if a fit on this device cannot be with these, before anything is changed."""
     if device == "cuda":
         from numbarnn.training.cuda_step import check_kernels  # where a GPU is asked for, not before

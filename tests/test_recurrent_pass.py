@@ -1,4 +1,4 @@
-"""How a pass is placed: batches that move in, and threads that share out hidden units, change no number."""
+"""How a pass is placed: batches that move in, shared units and fetching ahead change no number."""
 
 import numpy as np
 import pytest
@@ -135,3 +135,21 @@ def test_threads_that_share_out_hidden_units(
         assert_same(run_layer(layer, problem), expected)
         (run,) = layer._spare[True]
         assert run.by_units != (bidirectional and threads == 2)  # then they share out the directions
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fetching_ahead_changes_no_number(cell, bidirectional, ragged, dtype, set_threads, monkeypatch):
+    """What lies ahead of the first and behind the last step is asked for too, wherever that may be."""
+    set_threads(2)
+    problem = random_problem(
+        cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
+    )
+    expected = run_layer(make_layer(problem), problem)
+    monkeypatch.setattr(recurrent_pass, "FETCH_AHEAD_BYTES", 0)
+    layer = make_layer(problem)
+    assert_same(run_layer(layer, problem), expected)
+    (run,) = layer._spare[True]
+    assert run._fetches_ahead()

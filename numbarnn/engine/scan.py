@@ -27,6 +27,8 @@ from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.program import INPUT, OUTPUT, array_at
 from numbarnn.engine.simd import (
+    fetch,
+    fetch_each,
     lane_count,
     load,
     load_each,
@@ -75,11 +77,12 @@ def project(weights, x, gates, x_row, gate_row, rows, first, stop):
 
 @inlined
 def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, rows, first_panel, stop_panel,
-                 t, y, y_starts, first_place):  # fmt: skip
+                 t, y, y_starts, first_place, states_ahead, gates_ahead):  # fmt: skip
     """One time step of some rows: the recurrent product and the cell, one panel of units after the other.
 
     Turning round in the panels from step to step finds the last ones of the step before still in the cache.
-    Outputs of the place b go to row ``y_starts[b] + t`` of `y` too, unless `y_starts` is empty.
+    Outputs of the place b go to row ``y_starts[b] + t`` of `y` too, unless `y_starts` is empty. If
+    `states_ahead` is not 0, what is written is fetched ahead, from so many rows on (`gates_ahead` for gates).
     """
     upward = t % 2 == 0
     width = lane_count(gates)
@@ -114,8 +117,15 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
                 if keep:
                     store_run(gates, here, saved)
                 store_each(states, (new_row + b) * units + unit, new)
+                if states_ahead != 0:
+                    fetch_each(states, (new_row + b + states_ahead) * units + unit)
+                    if keep:
+                        for slot in range(sum_count):
+                            fetch(gates, here + gates_ahead * gate_stride + slot * width)
                 if y_starts.size > 0:
                     place = (y_starts[first_place + b] + t) * hidden + unit
+                    if states_ahead != 0:
+                        fetch(y, place + (hidden if states_ahead > 0 else -hidden))
                     if hidden - unit >= width:
                         store(y, place, new[0])
                     else:
@@ -130,8 +140,8 @@ def _outputs(ports, y_rows, y_starts, weights, like):
 
 @inlined
 def _forward_rows(part, arguments):
-    (cuts, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot, reverse,
-     ports, y_rows, y_starts) = arguments  # fmt: skip
+    (cuts, fetches, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot,
+     reverse, ports, y_rows, y_starts) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     row_count = row_stop - row_start
     if row_count == 0:
@@ -163,21 +173,25 @@ def _forward_rows(part, arguments):
             if rows > 0:
                 gate_row = gate_offset[part, t] - first_sum
                 previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
+                ahead = new_row - previous_row if fetches else 0
                 step_forward(
                     weights, states, gates, keep, gate_row, previous_row, new_row, rows, 0, panels, t, y,
-                    y_starts, row_start,
+                    y_starts, row_start, ahead, chunk * ahead,
                 )  # fmt: skip
 
 
 @kernel
-def forward(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
-            reverse, ports, y_rows, y_starts):  # fmt: skip
+def forward(team, cuts, fetches, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
+            slot, reverse, ports, y_rows, y_starts):  # fmt: skip
     """All time steps of all rows.
 
     Parameters
     ----------
     team, cuts
         The threads, and the cuts between the rows of one part and the next.
+    fetches : bool
+        Whether what one step writes is fetched into the cache while the step before runs (gates: while
+        those of the chunk before are used). Worth it where the arrays are larger than caches.
     weights : NamedTuple
         The cell's packed weights.
     x : array (at least N, at least I)
@@ -202,8 +216,8 @@ def forward(team, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, a
         The outputs go to the caller's matrix (y_rows, H) behind the port OUTPUT as well, in which the
         sequence at place b begins at row ``y_starts[b]``; nowhere if that is empty.
     """
-    arguments = (cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset, slot,
-                 reverse, ports, y_rows, y_starts)  # fmt: skip
+    arguments = (cuts, fetches, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
+                 slot, reverse, ports, y_rows, y_starts)  # fmt: skip
     fork(team, cuts.size - 1, _forward_rows, arguments)
 
 
@@ -235,7 +249,7 @@ def _forward_units(part, arguments):
         if active[t] > 0:
             step_forward(
                 weights, states, gates, keep, gate_offset[0, t] - first_sum, slot[0, t + reverse],
-                slot[0, t + 1 - reverse], active[t], first_panel, stop_panel, t, y, y_starts, 0,
+                slot[0, t + 1 - reverse], active[t], first_panel, stop_panel, t, y, y_starts, 0, 0, 0,
             )  # fmt: skip
         done += 1
     leave(meeting, done)
@@ -279,8 +293,12 @@ def _matrix_of(given, ports):
 
 @inlined
 def _cell_backward_rows(weights, states, gates, dy, given, part, first_place, t, dstates, rows, gate_row,
-                        previous_row, new_row, carry_row, first_group, stop_group, backwards):  # fmt: skip
-    """Through the cell of one step for some rows and groups of units: the sums become their gradients."""
+                        previous_row, new_row, carry_row, first_group, stop_group, backwards,
+                        ahead):  # fmt: skip
+    """Through the cell of one step for some rows and groups of units: the sums become their gradients.
+
+    If `ahead` is not 0, what is read is fetched ahead, from so many rows on.
+    """
     width = lane_count(gates)
     sum_count = slots(weights)
     gate_stride, units = gates.shape[1], states[0].shape[1]
@@ -301,6 +319,12 @@ def _cell_backward_rows(weights, states, gates, dy, given, part, first_place, t,
                 else:
                     dh = dnew[0] + load_part(dy, place, hidden - unit)
                 dnew = (dh,) + dnew[1:]  # noqa: RUF005 (Numba does not unpack here)
+                if ahead != 0:
+                    fetch(dy, place + (dy.shape[1] if ahead > 0 else -dy.shape[1]))
+            if ahead != 0:
+                fetch_each(states, (previous_row + b + ahead) * units + unit)
+                for slot in range(sum_count):
+                    fetch(gates, here + ahead * gate_stride + slot * width)
             saved = load_sums(weights, gates, here)
             previous = load_each(states, (previous_row + b) * units + unit)
             new = load_each(states, (new_row + b) * units + unit)
@@ -365,8 +389,8 @@ def _turns_round(weights, gates, t):
 
 @inlined
 def _backward_rows(part, arguments):
-    (cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset, slot, carry,
-     reverse) = arguments  # fmt: skip
+    (cuts, fetches, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset, slot,
+     carry, reverse) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     dy = _matrix_of(given, ports)
     groups = states[0].shape[1] // lane_count(gates)
@@ -376,9 +400,10 @@ def _backward_rows(part, arguments):
         if rows <= 0:
             continue
         backwards, gate_row = _turns_round(weights, gates, t), gate_offset[part, t]
+        previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
         _cell_backward_rows(
-            weights, states, gates, dy, given, part, row_start, t, dstates, rows, gate_row,
-            slot[part, t + reverse], slot[part, t + 1 - reverse], carry[part], 0, groups, backwards,
+            weights, states, gates, dy, given, part, row_start, t, dstates, rows, gate_row, previous_row,
+            new_row, carry[part], 0, groups, backwards, previous_row - new_row if fetches else 0,
         )  # fmt: skip
         _recurrent_backward_rows(
             weights, recurrent_back, gates, dstates, rows, gate_row, carry[part], 0, groups, backwards,
@@ -387,14 +412,16 @@ def _backward_rows(part, arguments):
 
 
 @kernel
-def backward(team, cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset,
-             slot, carry, reverse):  # fmt: skip
+def backward(team, cuts, fetches, weights, recurrent_back, states, gates, given, ports, dstates, active,
+             gate_offset, slot, carry, reverse):  # fmt: skip
     """`forward` undone.
 
     Parameters
     ----------
     team, cuts, weights, states, gates, active, gate_offset, slot, reverse
         As `forward` left them; `gates` becomes the gradient of the sums.
+    fetches : bool
+        Whether what one step reads is fetched into the cache while the step before runs.
     recurrent_back : array (panels, groups * window * lanes, panel width)
         W_h, packed for the product ``dsums @ W_h``.
     given : OutputGradient
@@ -406,8 +433,8 @@ def backward(team, cuts, weights, recurrent_back, states, gates, given, ports, d
         row that is not active keeps its value, so one that has not begun waits with its final state's and
         one that has left is done.
     """
-    arguments = (cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset,
-                 slot, carry, reverse)  # fmt: skip
+    arguments = (cuts, fetches, weights, recurrent_back, states, gates, given, ports, dstates, active,
+                 gate_offset, slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_rows, arguments)
 
 
@@ -434,7 +461,7 @@ def _backward_units(part, arguments):
             _cell_backward_rows(
                 weights, states, gates, dy, given, 0, 0, t, dstates, active[t], gate_offset[0, t],
                 slot[0, t + reverse], slot[0, t + 1 - reverse], carry[0], first, stop,
-                _turns_round(weights, gates, t),
+                _turns_round(weights, gates, t), 0,
             )  # fmt: skip
         done += 1
     leave(meeting, done)

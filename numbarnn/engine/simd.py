@@ -577,6 +577,14 @@ def store_each(arrays, index, values):
         store(array, index, value)
 
 
+def fetch(array, index):
+    """Ask for an element's line of the cache ahead of time. Nothing else happens, whatever the index."""
+
+
+def fetch_each(arrays, index):
+    """`fetch` from every array of a tuple."""
+
+
 def load_run(array, index, count):
     """`count` vectors, one behind the other, as a tuple."""
     width = lanes(array.dtype)
@@ -623,6 +631,24 @@ def _store_each(typingctx, arrays, index, values):
     return types.void(arrays, types.intp, values), codegen
 
 
+def _emit_fetch(context, builder, array_type, array, index):
+    kind, number = context.get_value_type(vector_of(array_type.dtype)), ir.IntType(32)
+    pointer = vector_pointer(context, builder, array_type, array, index, kind)
+    to_read, stay_near, data = number(0), number(3), number(1)
+    name = f"llvm.prefetch.p0{_pointer_suffix(kind)}"
+    call_llvm(builder, name, ir.VoidType(), [pointer, to_read, stay_near, data])
+
+
+@intrinsic
+def _fetch_each(typingctx, arrays, index):
+    def codegen(context, builder, sig, args):
+        for array in cgutils.unpack_tuple(builder, args[0]):
+            _emit_fetch(context, builder, sig.args[0].dtype, array, args[1])
+        return context.get_dummy_value()
+
+    return types.void(arrays, types.intp), codegen
+
+
 @intrinsic(prefer_literal=True)
 def _load_run(typingctx, array, index, count):
     vector = vector_of(array.dtype)
@@ -661,6 +687,16 @@ def _overload_load_each(arrays, index):
 @overload(store_each)
 def _overload_store_each(arrays, index, values):
     return lambda arrays, index, values: _store_each(arrays, index, values)
+
+
+@overload(fetch)
+def _overload_fetch(array, index):
+    return lambda array, index: _fetch_each((array,), index)
+
+
+@overload(fetch_each)
+def _overload_fetch_each(arrays, index):
+    return lambda arrays, index: _fetch_each(arrays, index)
 
 
 @overload(load_run, prefer_literal=True)

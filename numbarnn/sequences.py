@@ -47,6 +47,14 @@ def _lay_out(lengths, order, sorted_lengths, places, active, offset):
     offset[steps] = done
 
 
+def cuts_between(sizes: np.ndarray, parts: int) -> np.ndarray:
+    """Cuts that share out rows of these sizes evenly: part p goes from cut p to cut p + 1."""
+    # A row in which one share ends and the next begins goes to the one that has more of it.
+    before_middle = np.cumsum(sizes) - sizes / 2
+    inner = np.searchsorted(before_middle, sizes.sum() * np.arange(1, parts) / parts)
+    return np.concatenate([[0], inner, [sizes.size]])
+
+
 class Layout:
     """Where the steps of a batch stand in memory.
 
@@ -92,10 +100,7 @@ class Layout:
         """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
         cuts = self._cuts.get(parts)
         if cuts is None:
-            # A row in which one share ends and the next begins goes to the one that has more of it.
-            steps_before_middle = np.cumsum(self.lengths) - self.lengths / 2
-            inner = np.searchsorted(steps_before_middle, self.total * np.arange(1, parts) / parts)
-            cuts = self._cuts[parts] = np.concatenate([[0], inner, [self.rows]])
+            cuts = self._cuts[parts] = cuts_between(self.lengths, parts)
         return cuts
 
 

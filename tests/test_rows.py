@@ -9,7 +9,7 @@ from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT, Program, make_ports, record
 from numbarnn.engine.rows import clear_rows, read_rows, write_rows
 from numbarnn.layers.bands import Bands
-from numbarnn.sequences import Layout
+from numbarnn.sequences import Layout, cuts_between
 
 LENGTHS = np.array([2, 9, 1, 5, 9, 4])
 LONGEST = 9
@@ -42,12 +42,13 @@ class Exchange:
             layout.row_cuts(parts), self.ports, size, FLAT_ROWS, STARTS, layout.order, layout.active,
             layout.row_cuts(bands), bands_of(layout, bands).gate_offset, self.packed,
         )  # fmt: skip
-        ends = STARTS, layout.order, LENGTHS, ENDS
+        begins = STARTS + LENGTHS
+        tails = cuts_between(ENDS - begins, parts), self.ports, size, FLAT_ROWS, begins, ENDS
         self.program = Program(
             [
                 record(read_rows, *arguments),
                 record(write_rows, *arguments),
-                record(clear_rows, layout.row_cuts(parts), self.ports, size, FLAT_ROWS, *ends, self.packed),
+                record(clear_rows, *tails, self.packed),
             ]
         )
 

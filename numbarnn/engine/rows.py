@@ -122,19 +122,19 @@ def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_c
 
 @inlined
 def _clear_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, lengths, ends, like = arguments
+    cuts, ports, size, flat_rows, begins, ends, like = arguments
     flat = array_at(ports[OUTPUT], flat_rows, size, like)
-    for b in range(cuts[part], cuts[part + 1]):
-        i = order[b]
-        for row in range(starts[i] + lengths[i], ends[i]):
+    for i in range(cuts[part], cuts[part + 1]):
+        for row in range(begins[i], ends[i]):
             for column in range(size):
                 flat[row, column] = 0.0
 
 
 @kernel
-def clear_rows(team, cuts, ports, size, flat_rows, starts, order, lengths, ends, like):
-    """Zeros behind each sequence in the flat matrix behind the port OUTPUT, of the dtype of `like`."""
-    fork(team, cuts.size - 1, _clear_part, (cuts, ports, size, flat_rows, starts, order, lengths, ends, like))
+def clear_rows(team, cuts, ports, size, flat_rows, begins, ends, like):
+    """Zeros in the flat matrix behind the port OUTPUT, of the dtype of `like`: behind sequence i from row
+    ``begins[i]`` up to row ``ends[i]``. `cuts` are between sequences."""
+    fork(team, cuts.size - 1, _clear_part, (cuts, ports, size, flat_rows, begins, ends, like))
 
 
 @inlined

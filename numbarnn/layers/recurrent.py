@@ -17,6 +17,7 @@ from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, Packed
 from numbarnn.layers.recurrent_pass import RecurrentPass
 from numbarnn.sequences import (
     Steps,
+    array_form,
     check_finite,
     fault_error,
     full_form,
@@ -238,11 +239,11 @@ class Recurrent(Layer):
         return arguments.not_finite(f"{state_name} ({name})", self.dtype)
 
     def read_input(self, x, lengths, name="x"):
-        # Most calls bring a full array that needs no change; a small layer runs in few microseconds.
-        if type(x) is np.ndarray and lengths is None and x.dtype == self.dtype and x.ndim == 3:
+        # Most calls bring an array that needs no change; a small layer runs in few microseconds.
+        if type(x) is np.ndarray and x.dtype == self.dtype and x.ndim == 3:
             rows, count, width = x.shape
             if width == self.input_size and x.size and x.flags.c_contiguous:
-                return Steps(x.reshape(rows * count, width), full_form(rows, count))
+                return Steps(x.reshape(rows * count, width), array_form(rows, count, lengths))
         return super().read_input(x, lengths, name)
 
     def backward(self, dy, dstate=None, input_gradient=True):

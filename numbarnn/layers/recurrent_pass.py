@@ -16,6 +16,7 @@ from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_st
 from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
+from numbarnn.sequences import cuts_between
 
 # Up to so many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
 # thread takes a share, for all rows, and meets the others at every step. With 1 MB the two were level, until
@@ -379,9 +380,11 @@ class RecurrentPass(Pass):
         """Zeros behind the rows of an array with lengths, in the caller's matrix of this many features."""
         if form.is_full or form.is_list:
             return []
-        ends = form.starts, self.bands.order, form.lengths, form.ends
+        begins = form.starts + form.lengths
+        # Where steps are few zeros are many: to each thread its share of these.
+        cuts = cuts_between(form.ends - begins, self.cuts.size - 1)
         like = self.states[0][0]
-        return [self.record(clear_rows, self.ports, size, form.flat_rows, *ends, like)]
+        return [record(clear_rows, cuts, self.ports, size, form.flat_rows, begins, form.ends, like)]
 
     def _packed_order(self):
         """A matrix in packed order, as the one band that it is."""

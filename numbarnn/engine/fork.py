@@ -211,6 +211,8 @@ def _part_function(context, module, body, arguments):
     value_type = context.get_value_type(arguments)
     value = builder.load(builder.inttoptr(address, value_type.as_pointer()), align=WORD_BYTES)
     call = _call_of(context.typing_context, body, arguments)
+    # They own nothing as it is; so LLVM knows it too, and leaves the counting out.
+    value = without_owners(context, builder, arguments, value)
     context.get_function(body, call)(builder, (part, value))
     context.call_conv.return_value(builder, context.get_dummy_value())
     return function

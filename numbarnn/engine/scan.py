@@ -401,9 +401,10 @@ def _backward_rows(part, arguments):
             continue
         backwards, gate_row = _turns_round(weights, gates, t), gate_offset[part, t]
         previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
+        ahead = previous_row - new_row if fetches else 0
         _cell_backward_rows(
             weights, states, gates, dy, given, part, row_start, t, dstates, rows, gate_row, previous_row,
-            new_row, carry[part], 0, groups, backwards, previous_row - new_row if fetches else 0,
+            new_row, carry[part], 0, groups, backwards, ahead,
         )  # fmt: skip
         _recurrent_backward_rows(
             weights, recurrent_back, gates, dstates, rows, gate_row, carry[part], 0, groups, backwards,

@@ -640,6 +640,15 @@ def _emit_fetch(context, builder, array_type, array, index):
 
 
 @intrinsic
+def _fetch(typingctx, array, index):
+    def codegen(context, builder, sig, args):
+        _emit_fetch(context, builder, sig.args[0], args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def _fetch_each(typingctx, arrays, index):
     def codegen(context, builder, sig, args):
         for array in cgutils.unpack_tuple(builder, args[0]):
@@ -691,7 +700,7 @@ def _overload_store_each(arrays, index, values):
 
 @overload(fetch)
 def _overload_fetch(array, index):
-    return lambda array, index: _fetch_each((array,), index)
+    return lambda array, index: _fetch(array, index)
 
 
 @overload(fetch_each)

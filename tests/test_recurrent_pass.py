@@ -143,13 +143,17 @@ def test_threads_that_share_out_hidden_units(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fetching_ahead_changes_no_number(cell, bidirectional, ragged, dtype, set_threads, monkeypatch):
     """What lies ahead of the first and behind the last step is asked for too, wherever that may be."""
+    monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
     set_threads(2)
     problem = random_problem(
         cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
-    expected = run_layer(make_layer(problem), problem)
-    monkeypatch.setattr(recurrent_pass, "FETCH_AHEAD_BYTES", 0)
-    layer = make_layer(problem)
-    assert_same(run_layer(layer, problem), expected)
-    (run,) = layer._spare[True]
-    assert run._fetches_ahead()
+    results = []
+    for least, fetches in ((recurrent_pass.FETCH_AHEAD_BYTES, False), (0, True)):
+        monkeypatch.setattr(recurrent_pass, "FETCH_AHEAD_BYTES", least)
+        layer = make_layer(problem)
+        results.append(run_layer(layer, problem))
+        (run,) = layer._spare[True]
+        assert run.threads == 2
+        assert run._fetches_ahead() == fetches
+    assert_same(*results)

@@ -95,9 +95,8 @@ def _lower_fork(context, builder, sig, args):
             size = context.get_abi_sizeof(context.get_value_type(arguments_type))
             if size > (RECORD_WORDS - RECORD_ARGUMENTS) * WORD_BYTES:
                 raise ValueError(f"{body}: {size} bytes of arguments do not fit a record")
-            lasting = without_owners(context, builder, arguments_type, arguments)
             place = builder.gep(words.data, [ir.Constant(word, RECORD_ARGUMENTS)])
-            builder.store(lasting, builder.bitcast(place, lasting.type.as_pointer()), align=WORD_BYTES)
+            builder.store(arguments, builder.bitcast(place, arguments.type.as_pointer()), align=WORD_BYTES)
             said = {
                 RECORD_FUNCTION: builder.ptrtoint(function, word),
                 RECORD_ADDRESS: builder.ptrtoint(words.data, word),
@@ -211,7 +210,8 @@ def _part_function(context, module, body, arguments):
     value_type = context.get_value_type(arguments)
     value = builder.load(builder.inttoptr(address, value_type.as_pointer()), align=WORD_BYTES)
     call = _call_of(context.typing_context, body, arguments)
-    # They own nothing as it is; so LLVM knows it too, and leaves the counting out.
+    # The caller keeps them alive. Counters would be gone where they come from a record, and LLVM, which
+    # sees that there are none, leaves the counting out.
     value = without_owners(context, builder, arguments, value)
     context.get_function(body, call)(builder, (part, value))
     context.call_conv.return_value(builder, context.get_dummy_value())

@@ -20,8 +20,8 @@ from conftest import (
     TOLERANCE,
     assert_close,
     assert_same,
-    in_simulator,
     make_layer,
+    on_emulated_gpu,
     random_problem,
     run_layer,
 )
@@ -55,7 +55,7 @@ def run_on_gpu(problem, **options):
     return run_layer(make_layer(problem, device="cuda", **options), problem)
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("in_registers", [0, 1])
 def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
     """What does not fit the registers gives the same numbers."""
@@ -77,7 +77,7 @@ def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
     assert_same(run_on_gpu(problem), before)
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
 @each_cell
 def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirectional):
@@ -86,7 +86,7 @@ def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirect
     assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
-@in_simulator
+@on_emulated_gpu
 def test_what_fits():
     """More threads than a block can have do not fit, nor more weights than its memory holds."""
     from numbarnn.cells import CELLS

@@ -1,24 +1,15 @@
 """What stands between the kernels of the GPU and its driver, with stand-ins for CuPy and cuBLAS."""
 
 import contextlib
-import ctypes
 import sys
 import types
 
 import numpy as np
 import pytest
 from conftest import in_simulator
+from fake_cupy import GpuArray, column_major, gemm_ex, modules
 
 pytestmark = in_simulator
-
-
-def column_major(flat, rows, columns, stride, transposed):
-    """A matrix of so many rows and columns as cuBLAS finds it in memory."""
-    if transposed:
-        return column_major(flat, columns, rows, stride, False).T
-    return np.lib.stride_tricks.as_strided(
-        flat, (rows, columns), (flat.itemsize, stride * flat.itemsize), writeable=True
-    )
 
 
 def gemm(call, a, b, out):
@@ -63,34 +54,9 @@ def test_a_matrix_that_cublas_cannot_take():
         gemm_of(whole, whole, whole.T)
 
 
-class Array(np.ndarray):
-    """An array of the host that says where it lies as CuPy's do."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
-
-
 def own(array):
-    """A copy of an array in the same order, as an `Array`."""
-    return np.array(array, order="K").view(Array)
-
-
-def at(pointer, count, dtype):
-    kind = {0: ctypes.c_float, 1: ctypes.c_double}[dtype]
-    return np.frombuffer((kind * count).from_address(pointer), np.dtype(kind))
-
-
-def stand_in_for_cublas(calls):
-    def gemm_ex(handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
-                computing, algorithm):  # fmt: skip
-        calls.append((handle, computing, algorithm))
-        first = column_major(at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
-        second = column_major(at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
-        out = column_major(at(c, ldc * n, c_kind), m, n, ldc, False)
-        out[...] = at(alpha, 1, c_kind)[0] * (first @ second) + at(beta, 1, c_kind)[0] * out
-
-    return types.SimpleNamespace(gemmEx=gemm_ex)
+    """A copy of an array in the same order, on the GPU."""
+    return np.array(array, order="K").view(GpuArray)
 
 
 @pytest.mark.parametrize(("dtype", "computing"), [("float32", 68), ("float64", 70)])
@@ -98,24 +64,22 @@ def test_multiply_by_cublas(monkeypatch, dtype, computing):
     from numbarnn.engine import cuda_products
 
     calls = []
-    modules = {
-        "cupy": types.ModuleType("cupy"),
-        "cupy.cuda": types.SimpleNamespace(device=types.SimpleNamespace(get_cublas_handle=lambda: 7)),
-        "cupy_backends": types.ModuleType("cupy_backends"),
-        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
-        "cupy_backends.cuda.libs": types.SimpleNamespace(cublas=stand_in_for_cublas(calls)),
-    }
-    for name, module in modules.items():
+
+    def gemm(*arguments):
+        calls.append((arguments[0], *arguments[-2:]))
+        gemm_ex(*arguments)
+
+    for name, module in modules(gemm).items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(cuda_products, "SIMULATED", False)
     rng = np.random.default_rng(0)
     a, b, begun = (own(rng.standard_normal(shape).astype(dtype)) for shape in ((2, 5), (4, 5), (2, 4)))
     out = own(begun)
     cuda_products.multiply(a, b.T, out)
-    np.testing.assert_allclose(out, np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    np.testing.assert_allclose(out.get(), a.get() @ b.get().T, rtol=1e-5)
     out = own(begun)
     cuda_products.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
-    np.testing.assert_allclose(out, np.asarray(begun) + np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    np.testing.assert_allclose(out.get(), begun.get() + a.get() @ b.get().T, rtol=1e-5)
     assert calls == [(7, computing, -1), (7, 77 if dtype == "float32" else 70, -1)]
 
 
@@ -139,7 +103,7 @@ class Kernel:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """`cuda_launch` beside a CuPy that has `Array`, and a Numba that says what it is asked for."""
+    """`cuda_launch` beside a CuPy that has `GpuArray`, and a Numba that says what it is asked for."""
     from numbarnn.engine import cuda_launch
 
     done, streams = [], [types.SimpleNamespace(ptr=0)]
@@ -170,7 +134,7 @@ def stand_in(monkeypatch):
         done.append("memory as before")
 
     cupy = types.SimpleNamespace(
-        ndarray=Array,
+        ndarray=GpuArray,
         cuda=types.SimpleNamespace(
             get_current_stream=lambda: streams[-1], Stream=Stream, using_allocator=using_allocator,
             MemoryPool=lambda: types.SimpleNamespace(malloc=None),

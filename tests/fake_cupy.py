@@ -1,0 +1,142 @@
+"""Stands in for CuPy and cuBLAS: arrays of the GPU are NumPy's in a class of their own.
+
+As with CuPy, arrays of the host do not mix with them, and new memory holds no number that anybody may count
+on. All is done at once, so that streams and events have nothing to do.
+"""
+
+import ctypes
+import importlib.machinery
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+MEMORY = 1 << 40  # bytes, of the GPU
+DTYPES_OF_CUBLAS = {0: ctypes.c_float, 1: ctypes.c_double}
+
+
+def refuse_host_arrays(values: Any) -> None:
+    for value in values:
+        if isinstance(value, np.ndarray) and not isinstance(value, GpuArray) and value.ndim > 0:
+            raise TypeError("an array of the host among those of the GPU")
+
+
+class GpuArray(np.ndarray):
+    """An array of the GPU."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        refuse_host_arrays((*inputs, *out))
+        inputs, out = ([to_host(value) for value in values] for values in (inputs, out))
+        result = getattr(ufunc, method)(*inputs, **({"out": tuple(out)} if out else {}), **options)
+        return as_gpu_array(result)
+
+    def get(self) -> np.ndarray:
+        return np.array(self)
+
+    def set(self, values: np.ndarray, stream: Any) -> None:
+        self[...] = values
+
+
+def as_gpu_array(value: Any) -> Any:
+    """A result of NumPy; CuPy has arrays without a shape where NumPy has scalars."""
+    return np.asarray(value).view(GpuArray) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def to_host(value: Any) -> Any:
+    """The same memory as an array of the host."""
+    return value.view(np.ndarray) if isinstance(value, GpuArray) else value
+
+
+def asarray(values: Any, dtype: Any = None) -> GpuArray:
+    if isinstance(values, GpuArray) and dtype in (None, values.dtype):
+        return values
+    return np.array(values, dtype).view(GpuArray)
+
+
+def fill(array: np.ndarray) -> np.ndarray:
+    """Make the numbers of new memory NaN."""
+    if array.dtype.kind == "f":
+        array[...] = np.nan
+    return array
+
+
+def empty(*arguments: Any, **options: Any) -> GpuArray:
+    return fill(np.empty(*arguments, **options)).view(GpuArray)
+
+
+def function_of_numpy(name: str) -> Any:
+    """A function of NumPy for arrays of the GPU."""
+    function = getattr(np, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        refuse_host_arrays(arguments)
+        return as_gpu_array(function(*arguments, **options))
+
+    return call
+
+
+class Idle:
+    """A stream, an event, a pool of memory or a device, with nothing to do."""
+
+    ptr = 0
+    mem_info = (MEMORY, MEMORY)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **options: None
+
+
+def column_major(flat: np.ndarray, rows: int, columns: int, stride: int, transposed: bool) -> np.ndarray:
+    """A matrix of so many rows and columns as cuBLAS finds it in memory."""
+    if transposed:
+        return column_major(flat, columns, rows, stride, False).T
+    return np.lib.stride_tricks.as_strided(
+        flat, (rows, columns), (flat.itemsize, stride * flat.itemsize), writeable=True
+    )
+
+
+def numbers_at(pointer: int, count: int, dtype: int) -> np.ndarray:
+    kind = DTYPES_OF_CUBLAS[dtype]
+    return np.frombuffer((kind * count).from_address(pointer), np.dtype(kind))
+
+
+def gemm_ex(handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
+            computing, algorithm):  # fmt: skip
+    """What cublasGemmEx does, by its documentation."""
+    first = column_major(numbers_at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
+    second = column_major(numbers_at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
+    out = column_major(numbers_at(c, ldc * n, c_kind), m, n, ldc, False)
+    product, factor = numbers_at(alpha, 1, c_kind)[0] * (first @ second), numbers_at(beta, 1, c_kind)[0]
+    out[...] = product if factor == 0.0 else product + factor * out  # with 0, out is not read
+
+
+def modules(gemm: Callable[..., None] = gemm_ex) -> dict[str, Any]:
+    """What to put into ``sys.modules``."""
+    cupy = types.ModuleType("cupy")
+    cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+    cupy.__getattr__ = function_of_numpy
+    cupy.ndarray, cupy.asarray, cupy.empty = GpuArray, asarray, empty
+    cupy.cuda = types.SimpleNamespace(
+        Stream=Idle, Event=Idle, MemoryPool=Idle, Device=Idle, get_current_stream=Idle,
+        device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
+    )  # fmt: skip
+    return {
+        "cupy": cupy,
+        "cupy.cuda": cupy.cuda,
+        "cupyx": types.SimpleNamespace(empty_pinned=np.empty),
+        "cupy_backends": types.ModuleType("cupy_backends"),
+        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
+        "cupy_backends.cuda.libs": types.SimpleNamespace(cublas=types.SimpleNamespace(gemmEx=gemm)),
+    }
+
+
+def install() -> None:
+    sys.modules.update(modules())

@@ -111,7 +111,7 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
     unit_stride, k_stride = (1, hidden) if transposed else (hidden, 1)
     layout = _Layout(plan, cell.window, plan.padded if transposed else 0)
     number, rounded = np.dtype(dtype).type, np.dtype(weight_dtype or dtype).type
-    zero = rounded(0.0)
+    zero = number(0.0)
     lanes, run, runs, threads, near_pieces = plan.lanes, plan.run, plan.runs, plan.threads, plan.near_pieces
     window, whole = cell.window, plan.padded == hidden
     first_of_gate = constant_of([gate * square for gate in gates])
@@ -177,7 +177,7 @@ def _near(layout: _Layout, gates, hidden: int, strides: tuple[int, int], number,
     def near(typingctx, weight, unit, lane):
         def codegen(context, builder, signature, arguments):
             wide, count = ir.IntType(64), result.count
-            llvm_number, llvm_rounded = (context.get_value_type(kind) for kind in (number, rounded))
+            llvm_number = context.get_value_type(number)
             array = arguments[0]
             unit_index, lane_index = (
                 context.cast(builder, value, kind, types.int64)
@@ -194,8 +194,8 @@ def _near(layout: _Layout, gates, hidden: int, strides: tuple[int, int], number,
                 index = builder.add(builder.mul(k, wide(k_stride)), wide(gates[g] * hidden * hidden))
                 index = builder.add(index, of_unit)
                 (value,) = load_numbers(context, builder, weight, array, index, types.int64, 1)
-                if llvm_rounded != llvm_number:
-                    value = builder.fpext(builder.fptrunc(value, llvm_rounded), llvm_number)
+                value = context.cast(builder, value, number, rounded)
+                value = context.cast(builder, value, rounded, number)
                 values[at] = builder.select(inside, value, llvm_number(0.0))
             return context.make_tuple(builder, result, values)
 

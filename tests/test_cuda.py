@@ -56,22 +56,22 @@ def run_on_gpu(problem, **options):
 
 
 @on_emulated_gpu
-@pytest.mark.parametrize("in_registers", [0, 1])
-def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
+@pytest.mark.parametrize("near_pieces", [0, 1, 3])
+def test_weights_in_shared_memory(gpu, monkeypatch, near_pieces):
     """What does not fit the registers gives the same numbers."""
-    from numbarnn.engine import scan_cuda
+    from numbarnn.engine import cuda_weights, scan_cuda
 
     problem = random_problem("lstm", SIZE, ragged=True)
     before = run_on_gpu(problem)
-    plan = scan_cuda.plan_for
+    plan = cuda_weights.plan_for
 
     def with_few_registers(cell, hidden, dtype, weight_dtype=None):
         planned = plan(cell, hidden, dtype, weight_dtype)
-        size = np.dtype(dtype).itemsize
-        far = (planned.share - in_registers) * cell.window * planned.threads * size
-        return planned._replace(in_registers=in_registers, shared_bytes=far)
+        far_pieces = planned.runs * cell.window - near_pieces
+        far = far_pieces * planned.run * planned.threads * np.dtype(dtype).itemsize
+        return planned._replace(near_pieces=near_pieces, shared_bytes=far)
 
-    monkeypatch.setattr(scan_cuda, "plan_for", with_few_registers)
+    monkeypatch.setattr(cuda_weights, "plan_for", with_few_registers)
     for kernel in (scan_cuda.forward, scan_cuda.backward):
         kernel.cache_clear()
     assert_same(run_on_gpu(problem), before)
@@ -90,11 +90,11 @@ def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirect
 def test_what_fits():
     """More threads than a block can have do not fit, nor more weights than its memory holds."""
     from numbarnn.cells import CELLS
-    from numbarnn.engine import scan_cuda
+    from numbarnn.engine.cuda_weights import Plan, plan_for
 
-    plans = [scan_cuda.plan_for(CELLS["rnn_tanh"], hidden, "float32") for hidden in (64, 257)]
+    plans = [plan_for(CELLS["rnn_tanh"], hidden, "float32") for hidden in (64, 1025)]
     assert [plan.fits(1 << 30) for plan in plans] == [True, False]
-    far = scan_cuda.Plan(threads=256, share=16, in_registers=8, shared_bytes=32 * 1024)
+    far = Plan(lanes=4, threads=256, run=4, runs=4, near_pieces=2, shared_bytes=32 * 1024)
     assert far.fits(48 * 1024)
     assert not far.fits(48 * 1024 - 1)
 

@@ -20,10 +20,11 @@ from numbarnn.cells import CELLS
 @pytest.mark.parametrize("in_registers", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_registers):
-    from numbarnn.engine import scan_cuda
+    from numbarnn.engine import cuda_weights, scan_cuda
 
     if not in_registers:
-        monkeypatch.setattr(scan_cuda, "registers_of", lambda threads: 0)
+        monkeypatch.setattr(cuda_weights, "registers_of", lambda threads: 0)
+        monkeypatch.setattr(cuda_weights, "plan_for", cuda_weights.plan_for.__wrapped__)
     for kernel in (scan_cuda.forward, scan_cuda.backward):
         kernel.cache_clear()
     problem = random_problem(cell, (3, 2, 2, 5), bidirectional=True, ragged=True, dtype="float32")
@@ -41,7 +42,7 @@ def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_regist
 
 @on_emulated_gpu
 def test_16_bits_take_half_the_memory():
-    from numbarnn.engine.scan_cuda import plan_for
+    from numbarnn.engine.cuda_weights import plan_for
 
     full, half = (plan_for(CELLS["lstm"], 128, "float32", dtype) for dtype in (None, "float16"))
     assert full.shared_bytes == 2 * half.shared_bytes > 0

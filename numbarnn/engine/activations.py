@@ -16,6 +16,7 @@ from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined, kernel
 from numbarnn.engine.simd import (
     absolute,
     copy_sign,
+    divide,
     fma,
     is_float_vector,
     lane_count,
@@ -109,7 +110,7 @@ def _sigmoid(constants):
         shifted = fma(x, -LOG2_E, rounder)
         n = shifted - rounder
         r = fma(n, ln2_low, fma(n, ln2_high, x))
-        return scale / fma(polynomial(r, exp_minus), power_of_rounded(shifted, bias), scale)
+        return divide(scale, fma(polynomial(r, exp_minus), power_of_rounded(shifted, bias), scale))
 
     return sigmoid
 
@@ -134,7 +135,7 @@ def _tanh(constants):
         f = fma(power, near_zero, fma(power, 0.5, -0.5))
         # Rounded once; f + 1.0 would round what is rounded already.
         f_plus_1 = fma(power, near_zero, fma(power, 0.5, 0.5))
-        return copy_sign(f / f_plus_1, x)
+        return copy_sign(divide(f, f_plus_1), x)
 
     return tanh
 

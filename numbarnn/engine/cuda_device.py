@@ -15,6 +15,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32  # threads that run in step: a block has a multiple of them
 REGISTERS = 65_536  # of 32 bits, of a multiprocessor
 MOST_REGISTERS = 255  # of a thread
+MOST_THREADS = 1024  # of a block
 SHARED_MEMORY = 48 * 1024  # that a block of any kernel can have; newer GPUs have more where it is asked for
 
 
@@ -33,9 +34,14 @@ def device(function: Callable) -> Callable:
     return cuda.jit(device=True)(function)
 
 
+def _can_ask_for_shared_memory() -> bool:
+    """Numba's own target cannot ask for more than every kernel has."""
+    return not SIMULATED and cuda.implementation == "NVIDIA"
+
+
 def shared_memory() -> int:
     """The shared memory that a block can have on this GPU, in bytes."""
-    if SIMULATED or cuda.implementation != "NVIDIA":  # Numba's own target cannot ask for more
+    if not _can_ask_for_shared_memory():
         return SHARED_MEMORY
     return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
@@ -44,8 +50,11 @@ _allowed: set[tuple[Any, int]] = set()
 
 
 def allow_shared_memory(kernel: Any, arguments: tuple[Any, ...], count: int) -> None:
-    """Let blocks of a kernel, which takes arguments like these, have so many bytes beside its own arrays."""
-    if (kernel, count) in _allowed:
+    """Let blocks of a kernel, which takes arguments like these, have so many bytes beside its own arrays.
+
+    It is asked for however few they are: the limit without permission counts the kernel's own arrays too.
+    """
+    if (kernel, count) in _allowed or not _can_ask_for_shared_memory():
         return
     from numba.cuda.cudadrv.driver import binding, driver  # of numba-cuda: see `shared_memory`
 

@@ -12,7 +12,7 @@ from numba.core import config
 
 from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.cuda_arrays import arrays
-from numbarnn.engine.cuda_device import SHARED_MEMORY, SIMULATED, allow_shared_memory, cuda
+from numbarnn.engine.cuda_device import SIMULATED, allow_shared_memory, cuda
 
 THREADS = 128  # of a block in which every thread has a number of its own
 MOST_REMEMBERED = 4096  # arrays and launches
@@ -56,7 +56,7 @@ def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments
         for value in arguments
     )
     with contextlib.nullcontext() if kernel.overloads else compile_clock.compiling():
-        if shared_bytes > SHARED_MEMORY:
+        if shared_bytes > 0:
             allow_shared_memory(kernel, arguments, shared_bytes)
         stream = xp.cuda.get_current_stream().ptr
         _configured(kernel, blocks, threads, stream, shared_bytes)(*arguments)

@@ -96,6 +96,32 @@ def _power_of_rounded(typingctx, shifted, bias):
     return shifted(shifted, bias), codegen
 
 
+@intrinsic
+def _divide_float32(typingctx, a, b):
+    """By an approximate reciprocal and what is left over: a rounded quotient, but for the rare last bit. A
+    plain division also tests for what cannot come here, and branches."""
+    dtype = types.float32
+
+    def codegen(context, builder, sig, args):
+        a_number, b_number = _cast(context, builder, args, sig.args, dtype)
+        kind = simd.llvm_float(dtype)
+        instruction = ir.InlineAsm(ir.FunctionType(kind, [kind]), "rcp.approx.ftz.f32 $0, $1;", "=f,f")
+        reciprocal = builder.call(instruction, [b_number])
+        quotient = builder.fmul(a_number, reciprocal)
+        negative = builder.fsub(kind(-0.0), b_number)
+        left_over = _fused(builder, dtype, negative, quotient, a_number)
+        return _fused(builder, dtype, left_over, reciprocal, quotient)
+
+    return dtype(a, b), codegen
+
+
+@overload(simd.divide, target="cuda")
+def _overload_divide(a, b):
+    if _common(a, b) == types.float32:
+        return lambda a, b: _divide_float32(a, b)
+    return lambda a, b: a / b
+
+
 @overload(simd.fma, target="cuda")
 def _overload_fma(a, b, c):
     return (lambda a, b, c: _fma(a, b, c)) if _common(a, b, c) else None

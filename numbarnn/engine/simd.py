@@ -179,6 +179,11 @@ def copy_sign(magnitude, sign):
     return np.copysign(magnitude, sign)
 
 
+def divide(a, b):
+    """The quotient; 1 / b is a normal number."""
+    return a / b
+
+
 def zero_like(x):
     """0 in every lane."""
     return np.zeros_like(x)
@@ -264,6 +269,11 @@ def _overload_copy_sign(magnitude, sign):
     if is_float_vector(magnitude):
         return lambda magnitude, sign: _copy_sign(magnitude, sign)
     return lambda magnitude, sign: np.copysign(magnitude, sign)
+
+
+@overload(divide)
+def _overload_divide(a, b):
+    return lambda a, b: a / b
 
 
 def all_true(mask):

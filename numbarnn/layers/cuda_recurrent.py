@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine import scan_cuda, steps_cuda
+from numbarnn.engine import cuda_weights, scan_cuda, steps_cuda
 from numbarnn.engine.cuda_arrays import arrays, for_kernels, on_host
 from numbarnn.engine.cuda_device import shared_memory
 from numbarnn.engine.cuda_launch import Series, launch, launch_each, place_of
@@ -82,7 +82,7 @@ class CudaDirection:
         self.buffers = CudaBuffers(self.dtype)
         # The kernels of a whole scan are those of these.
         self.kind = cell, self.hidden, str(self.dtype), "float16" if precision == "float16" else None
-        self.plan = scan_cuda.plan_for(*self.kind)
+        self.plan = cuda_weights.plan_for(*self.kind)
         self.fits = self.plan.fits(shared_memory())
         self.forward_series, self.backward_series = Series(), Series()
 
@@ -117,7 +117,6 @@ class CudaDirection:
         """
         hidden = self.hidden
         self.x, self.rows, self.states, self.outputs = x, rows, states, outputs
-        self._add_up_biases()
         self.sums = self.buffers.matrix("sums", len(x), self.cell.slots * hidden)
         self.kept = self.buffers.matrix("kept", len(x) if keep else 0, len(self.cell.states) * hidden)
         for run in self.input_runs:
@@ -125,9 +124,10 @@ class CudaDirection:
             self._multiply(x, weight.T, self.sums[:, run.of_sums(hidden)])
         if self.fits:
             launch(
-                scan_cuda.forward(*self.kind), rows.layout.rows, self.plan.threads,
-                self.plan.shared_bytes, rows.offset, rows.lengths, self.direction, keep,
-                self.weight_hh.reshape(-1), self.bias, states, self.sums, outputs, self.kept,
+                scan_cuda.forward(*self.kind), rows.layout.rows, self.plan.threads, self.plan.shared_bytes,
+                rows.offset, rows.lengths, self.direction, self.direction * hidden, outputs.shape[1], keep,
+                self.bias_ih.size > 0, self.weight_hh, self.bias_ih, self.bias_hh, states, self.sums, outputs,
+                self.kept,
             )  # fmt: skip
         else:
             self._forward_by_steps(keep)
@@ -143,6 +143,7 @@ class CudaDirection:
         return self.rows.layout.active.tobytes(), *map(place_of, mine)
 
     def _forward_by_steps(self, keep: bool) -> None:
+        self._add_up_biases()
         hidden, layout, product = self.hidden, self.rows.layout, self._product_of_steps()
         running = self.states[scan_cuda.LAST]
         kernel = steps_cuda.forward(self.cell, str(self.dtype))
@@ -179,10 +180,10 @@ class CudaDirection:
         """
         if self.fits:
             launch(
-                scan_cuda.backward(*self.kind), self.rows.layout.rows,
-                self.plan.threads, self.plan.shared_bytes, self.rows.offset, self.rows.lengths,
-                self.direction, self.weight_hh.reshape(-1), self.states, self.sums, doutputs, self.kept,
-                self.outputs, dstates,
+                scan_cuda.backward(*self.kind), self.rows.layout.rows, self.plan.threads,
+                self.plan.shared_bytes, self.rows.offset, self.rows.lengths, self.direction,
+                self.direction * self.hidden, doutputs.shape[1], self.weight_hh, self.states, self.sums,
+                doutputs, self.kept, self.outputs, dstates,
             )  # fmt: skip
         else:
             self._backward_by_steps(doutputs, dstates)

@@ -22,6 +22,7 @@ from numbarnn.cells import CELLS
 from numbarnn.engine import pointwise_cuda, scan_cuda, steps_cuda
 from numbarnn.engine.affine import ACTIVATIONS
 from numbarnn.engine.cuda_device import MOST_REGISTERS, registers_of
+from numbarnn.engine.cuda_weights import plan_for
 from numbarnn.kernels import gru_step, lstm_step, rnn_step
 from numbarnn.training import losses_cuda, updates_cuda
 from numbarnn.training.losses import LOSSES, CrossEntropy
@@ -41,14 +42,16 @@ def assembler() -> Path:
 
 def scans_of(cell, hidden, dtype, weight_dtype):
     """Name, kernel, signature and registers of a thread of the kernels of a whole scan."""
-    number, limit = NUMBERS[dtype], registers_of(scan_cuda.plan_for(cell, hidden, dtype).threads)
+    number = NUMBERS[dtype]
     kind = cell, hidden, dtype, weight_dtype
-    indices, integer = types.Array(types.int64, 1, "C"), types.intp
+    limit = registers_of(plan_for(*kind).threads)
+    indices, integer, flag = types.Array(types.int64, 1, "C"), types.intp, types.boolean
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 4))
-    common = (indices, indices, integer)
-    takes = types.void(*common, types.boolean, vector, vector, states, matrix, matrix, matrix)
+    common = (indices, indices, integer, integer, integer)
+    parameters = (matrix, vector, vector)
+    takes = types.void(*common, flag, flag, *parameters, states, matrix, matrix, matrix)
     yield "forward", scan_cuda.forward(*kind), takes, limit
-    takes = types.void(*common, vector, states, matrix, matrix, matrix, matrix, states)
+    takes = types.void(*common, matrix, states, matrix, matrix, matrix, matrix, states)
     yield "backward", scan_cuda.backward(*kind), takes, limit
 
 
@@ -146,7 +149,7 @@ def main() -> None:
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):
             for weight_dtype in (None, "float16") if dtype == "float32" else (None,):
-                plan = scan_cuda.plan_for(cell, hidden, dtype, weight_dtype)._asdict()
+                plan = plan_for(cell, hidden, dtype, weight_dtype)._asdict()
                 about = {"dtype": dtype, "weights": weight_dtype or dtype, "hidden": hidden}
                 for kernel in scans_of(cell, hidden, dtype, weight_dtype):
                     print(json.dumps({**about, **examine(*kernel, version), **plan}), flush=True)

@@ -167,6 +167,25 @@ def test_fused_products_round_once():
     assert buffer[0] == 2**-60
 
 
+def test_dynamic_shared_memory_begins_where_the_other_ends():
+    """There a load of 8 bytes is misaligned, though the variable before begins at a multiple of 8."""
+    text = KERNEL.replace("words[128];", "words[132];\n.extern .shared .align 4 .b8 more[];")
+    program = "mov.u64 %rd6, more; @%p2 st.shared.v2.u32 [%rd6+{}], {{%r1, %r1}}; @%p2 st.shared.u32 [words], %r1;"
+    buffer = np.zeros(1, np.uint32)
+    memory = GlobalMemory([buffer])
+
+    def run_at(offset, dynamic_bytes):
+        kernel = Kernel(text.replace("BODY", program.format(offset)))
+        assert kernel.static_shared_bytes == 132
+        kernel.run(1, THREADS, dynamic_bytes, [np.uint64(memory.address(buffer))], memory)
+
+    run_at(4, 12)
+    with pytest.raises(PTXError, match="misaligned"):
+        run_at(0, 12)
+    with pytest.raises(PTXError, match="outside every buffer of shared memory"):
+        run_at(4, 8)
+
+
 def test_arrays_that_overlap_share_their_bytes():
     whole = np.zeros((2, THREADS), np.uint32)
     second = whole[1]

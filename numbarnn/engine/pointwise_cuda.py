@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine import activations
+from numbarnn.engine import (
+    activations,
+    cuda_scalars,  # noqa: F401 (the mathematics of activations, for single numbers)
+)
 from numbarnn.engine.affine import RELU, SIGMOID, TANH
 from numbarnn.engine.cuda_device import SIMULATED, cuda, device
 from numbarnn.engine.cuda_launch import launch_each

@@ -14,6 +14,7 @@ from ptx_interpreter.rounding import (
     fused,
     high_half,
     power_of_two,
+    reciprocal,
     rough_reciprocal,
     rounded_down,
     truncated_quotient,
@@ -154,19 +155,16 @@ def integer_division(
     return run
 
 
-def fixed_maker(function: Callable[[np.ndarray], np.ndarray], *modifiers: str) -> Maker:
-    """For an instruction that comes with these modifiers alone."""
-
-    def make(operands: Operands, instruction: Instruction) -> Run:
-        if instruction.modifiers != modifiers:
-            raise unsupported(instruction)
-        return elementwise(operands, instruction, DTYPES[modifiers[-1]], function)
-
-    return make
+APPROXIMATIONS = {("rcp", "f32"): reciprocal, ("rcp", "f64"): rough_reciprocal, ("ex2", "f32"): power_of_two}
 
 
-opcode("rcp")(fixed_maker(rough_reciprocal, "approx", "ftz", "f64"))
-opcode("ex2")(fixed_maker(power_of_two, "approx", "ftz", "f32"))
+@opcode("rcp", "ex2")
+def approximation(operands: Operands, instruction: Instruction) -> Run:
+    *modes, kind = instruction.modifiers
+    if modes != ["approx", "ftz"]:
+        raise unsupported(instruction)
+    function = APPROXIMATIONS[instruction.opcode, kind]
+    return elementwise(operands, instruction, DTYPES[kind], function)
 
 
 @opcode("sqrt")

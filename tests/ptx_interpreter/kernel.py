@@ -23,9 +23,9 @@ class Kernel:
 
     def __init__(self, text: str) -> None:
         self._text = KernelText(text)
-        self.static_shared_bytes = self._text.static_shared_bytes()
         self._text.instructions, self._text.labels = in_order(self._text.instructions, self._text.labels)
         self._layout = Layout(self._text.variables)
+        self.static_shared_bytes = self._layout.static_bytes
         self._blocks: dict[int, Block] = {}  # by the number of threads
 
     def run(

@@ -9,8 +9,7 @@ from ptx_interpreter.races import Accesses
 from ptx_interpreter.text import Variable
 
 GLOBAL_BASE = 0x7F00_0000_0000  # the address of the first byte of global memory
-GUARD = 256  # bytes between two buffers, and the alignment of the buffers in global memory
-DYNAMIC_ALIGNMENT = 16  # of dynamic shared memory
+GUARD = 256  # bytes between two buffers, and the largest alignment of one
 WORD = 8  # bytes of the largest number: memories are a multiple of it
 NOT_A_NUMBER = 0x7FA5  # as float16, and in pairs or fours as float32 or float64
 
@@ -90,22 +89,41 @@ class GlobalMemory:
 
 
 class Layout:
-    """Where the variables of a kernel lie in shared memory and in each thread's local memory."""
+    """Where the variables of a kernel lie in shared memory and in each thread's local memory.
+
+    Without the guards they lie one behind the other, as the assembler has them; a guard is as long as the
+    largest alignment, so that addresses are as aligned as they are there.
+
+    Attributes
+    ----------
+    offsets : dict of str to int
+        Of each variable in its memory.
+    ranges : dict of str to list of (int, int)
+        By memory, where its variables begin and end.
+    static_bytes : int
+        Shared memory of the variables that have a size.
+    dynamic_start : int
+        Where dynamic shared memory begins.
+    local_bytes : int
+        Local memory of a thread.
+    """
 
     def __init__(self, variables: dict[str, Variable]) -> None:
         self.offsets: dict[str, int] = {}
         self.ranges: dict[str, list[tuple[int, int]]] = {"shared": [], "local": []}
-        end = {"shared": GUARD, "local": GUARD}
-        for name, (space, alignment, size) in variables.items():
+        end, guards = {"shared": 0, "local": 0}, {"shared": GUARD, "local": GUARD}
+        # Dynamic shared memory is behind all else.
+        for name, (space, alignment, size) in sorted(variables.items(), key=lambda item: item[1].size is None):
+            begin = round_up(end[space], alignment)
+            low = self.offsets[name] = begin + guards[space]
             if size is not None:
-                low = self.offsets[name] = round_up(end[space], alignment)
                 self.ranges[space].append((low, low + size))
-                end[space] = low + size + GUARD
-        self.dynamic_start = round_up(end["shared"], DYNAMIC_ALIGNMENT)
-        self.local_bytes = round_up(end["local"], DYNAMIC_ALIGNMENT)
-        for name, variable in variables.items():
-            if variable.size is None:
-                self.offsets[name] = self.dynamic_start
+                end[space] = begin + size
+                guards[space] += GUARD
+        self.static_bytes = end["shared"]
+        dynamic = [self.offsets[name] for name, variable in variables.items() if variable.size is None]
+        self.dynamic_start = dynamic[0] if dynamic else round_up(end["shared"] + guards["shared"], GUARD)
+        self.local_bytes = round_up(end["local"] + guards["local"], GUARD)
 
 
 class BlockMemory:

@@ -95,15 +95,9 @@ class KernelText:
         self._scopes: list[dict[str, str]] = []
         self._scope_count = 0
         self._read_body(text, entry.end())
-
-    def static_shared_bytes(self) -> int:
-        """Shared memory of the variables that have a size and that an instruction names."""
+        # The assembler leaves out variables that no instruction names.
         named = {word for each in self.instructions for word in re.findall(r"[\w$]+", each.text)}
-        end = 0
-        for name, variable in self.variables.items():
-            if variable.space == "shared" and variable.size is not None and name in named:
-                end = -(-end // variable.alignment) * variable.alignment + variable.size
-        return end
+        self.variables = {name: each for name, each in self.variables.items() if name in named}
 
     def _declare(self, text: str) -> None:
         for space, alignment, kind, name, brackets, count in VARIABLE.findall(text):

@@ -34,32 +34,45 @@ def device(function: Callable) -> Callable:
     return cuda.jit(device=True)(function)
 
 
-def _can_ask_for_shared_memory() -> bool:
-    """Numba's own target cannot ask for more than every kernel has."""
-    return not SIMULATED and cuda.implementation == "NVIDIA"
-
-
 def shared_memory() -> int:
     """The shared memory that a block can have on this GPU, in bytes."""
-    if not _can_ask_for_shared_memory():
+    if SIMULATED:
         return SHARED_MEMORY
     return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
-_allowed: set[tuple[Any, int]] = set()
+class CompiledFunction:
+    """A kernel compiled for arguments of these types, as the driver knows it; of numba-cuda alone."""
 
+    def __init__(self, kernel: Any, kinds: tuple[Any, ...]) -> None:
+        from numba.cuda.cudadrv.driver import binding, driver
 
-def allow_shared_memory(kernel: Any, arguments: tuple[Any, ...], count: int) -> None:
-    """Let blocks of a kernel, which takes arguments like these, have so many bytes beside its own arrays.
+        compiled = kernel.compile(kinds)
+        compiled.bind()
+        self._compiled = compiled  # keeps the machine code
+        self._function = compiled._codelibrary.get_cufunc()
+        self._binding, self._driver = binding, driver
+        self._handle = binding.CUfunction(int(self._function.handle))
+        self._allowed = 0
 
-    It is asked for however few they are: the limit without permission counts the kernel's own arrays too.
-    """
-    if (kernel, count) in _allowed or not _can_ask_for_shared_memory():
-        return
-    from numba.cuda.cudadrv.driver import binding, driver  # of numba-cuda: see `shared_memory`
+    def allow_shared_memory(self, count: int) -> None:
+        """Let blocks have so many bytes beside the kernel's own arrays.
 
-    compiled = kernel.compile(tuple(map(kernel.typeof_pyval, arguments)))
-    function = compiled._codelibrary.get_cufunc()
-    attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    driver.cuKernelSetAttribute(attribute, count, function.handle, function.device.id)
-    _allowed.add((kernel, count))
+        It is asked for however few they are: the limit without permission counts the kernel's own arrays too.
+        """
+        if count > self._allowed:
+            attribute = self._binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            function = self._function
+            self._driver.cuKernelSetAttribute(attribute, count, function.handle, function.device.id)
+            self._allowed = count
+
+    def launch(self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int) -> None:
+        """Start it; `arguments` is the address of the addresses of the arguments."""
+        (error,) = self._binding.cuLaunchKernel(
+            self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, 0
+        )
+        if error != self._binding.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(
+                f"the GPU's driver refused {blocks} blocks of {threads} threads with {shared_bytes} bytes of"
+                f" shared memory: {error.name}"
+            )

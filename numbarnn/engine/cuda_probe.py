@@ -68,7 +68,7 @@ def is_on_gpu(array: Any) -> bool:
 
 
 def _has_cupy() -> bool:
-    return importlib.util.find_spec("cupy") is not None
+    return all(importlib.util.find_spec(name) for name in ("cupy", "numba_cuda"))
 
 
 def _count_gpus() -> int:

@@ -104,8 +104,8 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
     Parameters
     ----------
     transposed : bool
-        False: unit j of a gate has row j of W_h, and all gates are multiplied by one vector of h. True: it
-        has column j, and each gate by a vector of its own, `plan.padded` numbers behind that of the gate before.
+        False: unit j of a gate has row j of W_h, and all gates are multiplied by one vector, h. True: it has
+        column j, and each gate a vector of its own, `plan.padded` numbers behind that of the gate before.
     """
     gates, square = cell.recurrent_gates, hidden * hidden
     unit_stride, k_stride = (1, hidden) if transposed else (hidden, 1)
@@ -227,9 +227,7 @@ def _multiply(layout: _Layout):
                 if g == 0 or layout.gate_stride > 0:
                     index = wide(g * layout.gate_stride + i * plan.lanes * plan.run)
                     index = builder.add(first_index, index)
-                    run = load_numbers(
-                        context, builder, vector, source, index, types.int64, plan.run
-                    )
+                    run = load_numbers(context, builder, vector, source, index, types.int64, plan.run)
                 if piece < plan.near_pieces:
                     weights = [
                         builder.extract_value(near_weights, piece * plan.run + j) for j in range(plan.run)
@@ -237,9 +235,7 @@ def _multiply(layout: _Layout):
                 else:
                     index = wide((piece - plan.near_pieces) * plan.threads * plan.run)
                     index = builder.add(of_thread, index)
-                    weights = load_numbers(
-                        context, builder, far, far_weights, index, types.int64, plan.run
-                    )
+                    weights = load_numbers(context, builder, far, far_weights, index, types.int64, plan.run)
                     weights = [context.cast(builder, weight, far.dtype, number) for weight in weights]
                 for j, (weight, value) in enumerate(zip(weights, run, strict=True)):
                     chain = j % layout.chains

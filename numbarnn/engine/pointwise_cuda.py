@@ -21,6 +21,53 @@ def _number(dtype: str, value: float) -> Any:
     return np.dtype(dtype).type(value)
 
 
+# ---- rows between the caller's order and packed order ---------------------------------------------------
+
+
+@functools.cache
+def _movers():
+    @cuda.jit
+    def gather_rows(rows, source, target):
+        thread = cuda.grid(1)
+        row, j = thread // target.shape[1], thread % target.shape[1]
+        if row < target.shape[0]:
+            target[row, j] = source[rows[row], j]
+
+    @cuda.jit
+    def scatter_rows(rows, source, target):
+        thread = cuda.grid(1)
+        row, j = thread // source.shape[1], thread % source.shape[1]
+        if row < source.shape[0]:
+            target[rows[row], j] = source[row, j]
+
+    @cuda.jit
+    def order_states(which, places, states, target):
+        thread = cuda.grid(1)
+        count, levels, rows, hidden = target.shape
+        unit, rest = thread % hidden, thread // hidden
+        b, rest = rest % rows, rest // rows
+        level, s = rest % levels, rest // levels
+        if s < count:
+            target[s, level, b, unit] = states[level, which, s, places[b], unit]
+
+    return gather_rows, scatter_rows, order_states
+
+
+def gather(rows: Any, source: Any, target: Any) -> None:
+    """target[i] = source[rows[i]], of matrices."""
+    launch_each(_movers()[0], target.size, rows, source, target)
+
+
+def scatter(rows: Any, source: Any, target: Any) -> None:
+    """target[rows[i]] = source[i], of matrices."""
+    launch_each(_movers()[1], source.size, rows, source, target)
+
+
+def order_states(which: int, places: Any, states: Any, target: Any) -> None:
+    """Initial or final states (K, 2, S, B, H) as (S, K, B, H), row b from ``places[b]``."""
+    launch_each(_movers()[2], target.size, which, places, states, target)
+
+
 # ---- dropout ---------------------------------------------------------------------------------------------
 
 if SIMULATED:

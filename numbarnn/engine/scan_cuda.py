@@ -66,7 +66,7 @@ else:
 
 @device
 def _row(offset, t, place):
-    """The row of step t among the N rows; that many do not exceed 32 bits, and products with it are quicker."""
+    """The row of step t among the N rows; so many fit into 32 bits, and products with them are quicker."""
     return np.int32(load(offset, t) + place)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numbarnn.engine.cuda_arrays import arrays, on_host
 from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.pointwise_cuda import gather, scatter
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.sequences import Form, Layout, flat_rows
 
@@ -52,22 +53,27 @@ def _packed_rows(form: Form) -> Any:
     return kept["packed_rows_on_gpu"]
 
 
-def to_packed(flat: Any, form: Form) -> Any:
+def to_packed(flat: Any, form: Form, out: Any = None) -> Any:
     """The caller's flat matrix, or vector of tokens, in packed order; all on the GPU."""
-    return flat[_packed_rows(form)]
+    rows = _packed_rows(form)
+    if flat.ndim == 1:
+        return flat[rows]
+    packed = arrays().empty((len(rows), flat.shape[1]), flat.dtype) if out is None else out
+    gather(rows, flat, packed)
+    return packed
 
 
 def to_flat(packed: Any, form: Form) -> Any:
     """`to_packed` undone; behind the end of a row there are zeros."""
     make = arrays().empty if len(packed) == form.flat_rows else arrays().zeros
     flat = make((form.flat_rows, packed.shape[1]), packed.dtype)
-    flat[_packed_rows(form)] = packed
+    scatter(_packed_rows(form), packed, flat)
     return flat
 
 
 def scatter_steps(packed: Any, starts: np.ndarray, layout: Layout, flat: Any) -> None:
     """The one of ``sequences.py``, with both matrices on the GPU."""
-    flat[arrays().asarray(flat_rows(starts, layout))] = packed
+    scatter(arrays().asarray(flat_rows(starts, layout)), packed, flat)
 
 
 class CudaPass(Pass):

@@ -14,7 +14,7 @@ from numbarnn.engine.cuda_arrays import arrays, for_kernels, on_host
 from numbarnn.engine.cuda_device import shared_memory
 from numbarnn.engine.cuda_launch import Series, launch, launch_each, place_of
 from numbarnn.engine.cuda_products import multiply
-from numbarnn.engine.pointwise_cuda import drop
+from numbarnn.engine.pointwise_cuda import drop, order_states
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
@@ -84,7 +84,6 @@ class CudaDirection:
         self.kind = cell, self.hidden, str(self.dtype), "float16" if precision == "float16" else None
         self.plan = cuda_weights.plan_for(*self.kind)
         self.fits = self.plan.fits(shared_memory())
-        self.forward_series, self.backward_series = Series(), Series()
 
     def _multiply(self, a: Any, b: Any, out: Any, add: bool = False) -> None:
         """A product in this layer's precision."""
@@ -137,30 +136,21 @@ class CudaDirection:
         rows = self.rows.layout.rows
         return self.buffers.matrix("product", rows, self.cell.window * self.hidden)
 
-    def _places_of_steps(self, *others: Any) -> tuple[Any, ...]:
-        """What decides about the launches of all steps."""
-        mine = (self.weight_hh, self.sums, self.kept, self.outputs, self.states, *others)
-        return self.rows.layout.active.tobytes(), *map(place_of, mine)
-
     def _forward_by_steps(self, keep: bool) -> None:
         self._add_up_biases()
         hidden, layout, product = self.hidden, self.rows.layout, self._product_of_steps()
         running = self.states[scan_cuda.LAST]
         kernel = steps_cuda.forward(self.cell, str(self.dtype))
-
-        def all_steps() -> None:
-            running[...] = self.states[scan_cuda.FIRST]
-            for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
-                first, count = int(layout.offset[t]), int(layout.active[t])
-                for run in self.recurrent_runs:
-                    weight = self.weight_hh[run.of_parameter(hidden)]
-                    self._multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
-                launch_each(
-                    kernel, count * hidden, first, count, self.direction * hidden, keep, self.bias, running,
-                    product, self.sums, self.outputs, self.kept,
-                )  # fmt: skip
-
-        self.forward_series.run(all_steps, (keep, *self._places_of_steps(product, self.bias)))
+        running[...] = self.states[scan_cuda.FIRST]
+        for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
+            first, count = int(layout.offset[t]), int(layout.active[t])
+            for run in self.recurrent_runs:
+                weight = self.weight_hh[run.of_parameter(hidden)]
+                self._multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
+            launch_each(
+                kernel, count * hidden, first, count, self.direction * hidden, keep, self.bias, running,
+                product, self.sums, self.outputs, self.kept,
+            )  # fmt: skip
 
     def _of_product(self, run: Run) -> slice:
         """The columns of a run among the recurrent sums."""
@@ -193,31 +183,29 @@ class CudaDirection:
         hidden, layout, sums = self.hidden, self.rows.layout, self.sums
         running = dstates[scan_cuda.FIRST]
         kernel = steps_cuda.backward(self.cell, str(self.dtype))
-
-        def all_steps() -> None:
-            running[...] = dstates[scan_cuda.LAST]
-            # Step by step the way that forward came.
-            for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
-                first, count = int(layout.offset[t]), int(layout.active[t])
-                before, from_before = t + 1 if self.direction else t - 1, 0
-                if 0 <= before < layout.steps:
-                    from_before = min(count, int(layout.active[before]))
-                launch_each(
-                    kernel, count * hidden, first, count, self.direction * hidden,
-                    int(layout.offset[max(before, 0)]), from_before, self.states[scan_cuda.FIRST], running,
-                    sums, doutputs, self.kept, self.outputs,
-                )  # fmt: skip
-                for run in self.recurrent_runs:
-                    dsums = sums[first : first + count, run.of_sums(hidden)]
-                    weight = self.weight_hh[run.of_parameter(hidden)]
-                    self._multiply(dsums, weight, running[0, :count], add=True)
-
-        self.backward_series.run(all_steps, self._places_of_steps(doutputs, dstates))
+        running[...] = dstates[scan_cuda.LAST]
+        # Step by step the way that forward came.
+        for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
+            first, count = int(layout.offset[t]), int(layout.active[t])
+            before, from_before = t + 1 if self.direction else t - 1, 0
+            if 0 <= before < layout.steps:
+                from_before = min(count, int(layout.active[before]))
+            launch_each(
+                kernel, count * hidden, first, count, self.direction * hidden,
+                int(layout.offset[max(before, 0)]), from_before, self.states[scan_cuda.FIRST], running,
+                sums, doutputs, self.kept, self.outputs,
+            )  # fmt: skip
+            for run in self.recurrent_runs:
+                dsums = sums[first : first + count, run.of_sums(hidden)]
+                weight = self.weight_hh[run.of_parameter(hidden)]
+                self._multiply(dsums, weight, running[0, :count], add=True)
 
     def _parameter_gradients(self, dx: Any) -> None:
         hidden, sums = self.hidden, self.sums
         weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
-        h_before = self.kept[:, :hidden]
+        h_before, same_sums = self.kept[:, :hidden], not self.cell.apart
+        ones = self.buffers.matrix("ones", len(sums), 1).reshape(1, -1)
+        ones[...] = 1.0
         for runs, factor, weight, bias in (
             (self.input_runs, self.x, weight_ih, bias_ih),
             (self.recurrent_runs, h_before, weight_hh, bias_hh),
@@ -225,8 +213,11 @@ class CudaDirection:
             for run in runs:
                 dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
                 self._multiply(dsums.T, factor, weight[rows])
-                if bias.size > 0:
-                    dsums.sum(axis=0, out=bias[rows])
+                if bias.size > 0 and not (bias is bias_hh and same_sums):
+                    # In full precision, whatever the layer's.
+                    multiply(ones, dsums, bias[rows].reshape(1, -1))
+        if same_sums and bias_ih.size > 0:
+            bias_hh[...] = bias_ih
         if dx is not None:
             for run in self.input_runs:
                 weight = self.weight_ih[run.of_parameter(hidden)]
@@ -248,6 +239,8 @@ class RecurrentCuda(CudaPass):
             for k, arrays_of_one in enumerate(zip(values, gradients, strict=True))
         ]
         self.width = layer.directions * layer.hidden_size
+        self.forward_series, self.backward_series = Series(), Series()
+        self._zeros: dict[str, Any] = {}  # arrays of states that hold the zeros with which a pass begins
 
     @property
     def draws(self):
@@ -274,29 +267,35 @@ class RecurrentCuda(CudaPass):
 
     def forward_there(self, form, seed, initial_state, flat_x):
         """Outputs (flat) and final states (S, L * D, B, H), all on the GPU; `initial_state` may be on it."""
-        _, outputs = self._prepare(True, form.layout, to_packed(flat_x, form), seed)
-        self._put_states(initial_state, self.states[:, scan_cuda.FIRST])
+        x = self.buffers.matrix("x", form.layout.total, flat_x.shape[1])
+        _, outputs = self._prepare(True, form.layout, to_packed(flat_x, form, x), seed)
+        self._put_states(initial_state, "states", self.states[:, scan_cuda.FIRST])
         self.forward()
-        return to_flat(outputs, form), self._in_order(self.states[:, scan_cuda.LAST])
+        return to_flat(outputs, form), self._in_order(self.states, scan_cuda.LAST)
 
     def backward_there(self, form, dfinal_state, flat_dy, need_dx):
         """`forward_there` undone: the gradients of the inputs (flat) and of the initial states."""
-        dx = self.prepare_backward(to_packed(flat_dy, form), need_dx)
-        self._put_states(dfinal_state, self.dstates[:, scan_cuda.LAST])
+        dy = self.buffers.matrix("dy", form.layout.total, flat_dy.shape[1])
+        dx = self.prepare_backward(to_packed(flat_dy, form, dy), need_dx)
+        self._put_states(dfinal_state, "dstates", self.dstates[:, scan_cuda.LAST])
         self.backward()
         self.hand_out_gradients()
-        return to_flat(dx, form) if need_dx else None, self._in_order(self.dstates[:, scan_cuda.FIRST])
+        return to_flat(dx, form) if need_dx else None, self._in_order(self.dstates, scan_cuda.FIRST)
 
-    def _put_states(self, given, states):
-        """The caller's arrays (L * D, B, H), one for each state, into one (L * D, S, B, H) of ours; empty
-        ones stand for zeros, which it has."""
-        for s in range(states.shape[1]):
-            if given[s].size > 0:
-                states[:, s] = arrays().asarray(given[s])[:, self.rows.order]
+    def _put_states(self, given, key, states):
+        """The caller's arrays (L * D, B, H), one for each state, into some (L * D, S, B, H) of the array of
+        `key`; empty ones stand for the zeros that are there."""
+        for s, values in enumerate(given):
+            if values.size > 0:
+                self._zeros.pop(key, None)
+                states[:, s] = arrays().asarray(values)[:, self.rows.order]
 
-    def _in_order(self, states):
-        """An array (L * D, S, B, H) of ours as the caller's (S, L * D, B, H)."""
-        return arrays().ascontiguousarray(states.swapaxes(0, 1)[:, :, self.rows.places])
+    def _in_order(self, states, which):
+        """Initial or final states of an array of ours as the caller's (S, L * D, B, H)."""
+        levels, _, count, rows, hidden = states.shape
+        ordered = arrays().empty((count, levels, rows, hidden), states.dtype)
+        order_states(which, self.rows.places, states, ordered)
+        return ordered
 
     def prepare(self, layout, x, seed):
         return self._prepare(self.layer.return_sequences, layout, x, seed)
@@ -316,15 +315,30 @@ class RecurrentCuda(CudaPass):
         return layout.last, self.last
 
     def _all_states(self, key):
-        """Zeros for the initial and final states, or their gradients, of all layers and directions; where
-        they lie stays the same, for the sake of a `Series`."""
+        """Zeros for the states of all layers and directions, or their gradients, that a pass begins with, and
+        room for those that it ends with; where they lie stays the same, for the sake of a `Series`."""
         layer = self.layer
         shape = (len(self.numbers), 2, len(layer.cell.states), self.layout.rows, layer.hidden_size)
-        states = self.buffers.matrix(key, math.prod(shape[:-1]), shape[-1]).reshape(shape)
-        states[...] = 0.0
-        return states
+        matrix = self.buffers.matrix(key, math.prod(shape[:-1]), shape[-1])
+        if self._zeros.get(key) is not matrix:
+            matrix[...] = 0.0
+            self._zeros[key] = matrix
+        return matrix.reshape(shape)
 
     def forward(self):
+        # Dropout draws other numbers each time.
+        self._run(self.forward_series, self._all_levels, (self.x, self.states, *self.outputs), self.draws)
+
+    def _run(self, series, work, moving, new_each_time):
+        """Launch `work`, or replay it where it did the same before on the same arrays."""
+        if new_each_time:
+            work()
+            return
+        arrays_of_all = (self.parameters.flat_values, self.parameters.flat_gradients, *moving)
+        own = sum(one.buffers.nbytes for one in self.numbers) + self.buffers.nbytes
+        series.run(work, (self.layout, self.sequence, own, *map(place_of, arrays_of_all)))
+
+    def _all_levels(self):
         layer, inputs = self.layer, self.x
         for level, outputs in enumerate(self.outputs):
             for k in self._of_level(level):
@@ -361,6 +375,13 @@ class RecurrentCuda(CudaPass):
         return self.dinputs[0]
 
     def backward(self):
+        if not self.sequence:
+            self._zeros.pop("dstates", None)  # the gradient of the outputs is added there
+        moving = (self.x, self.dy, self.states, self.dstates, *self.outputs)
+        wanted = (array for array in self.dinputs if array is not None)
+        self._run(self.backward_series, self._all_levels_backward, (*moving, *wanted), self.draws)
+
+    def _all_levels_backward(self):
         layer = self.layer
         doutputs = self.dy if self.sequence else self._only_the_last()
         for level in reversed(range(layer.num_layers)):

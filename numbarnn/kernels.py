@@ -42,9 +42,9 @@ from numbarnn.cells import cell_of
 from numbarnn.cells.gru import GRUWeights
 from numbarnn.cells.lstm import LSTMWeights
 from numbarnn.cells.rnn import ReLURNNWeights, TanhRNNWeights
-from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
-from numbarnn.engine.ownership import unowned
 from numbarnn.engine.step import advance
+from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
+from numbarnn.jit.ownership import unowned
 
 CPU_RANK, GPU_RANK = 3, 2  # of the weights' matrices: in panels, or plain
 DEVICES = {CPU_RANK: "cpu", GPU_RANK: "cuda"}

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.cuda_probe import is_on_gpu
 from numbarnn.engine.random import seed_of
+from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.sequences import Form, Layout, Steps, in_form, scatter_steps, vector_form

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import kernel
-from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT
 from numbarnn.engine.rows import first_fault, pack_rows, unpack_rows
+from numbarnn.jit.compile_cache import kernel
+from numbarnn.jit.cpu import padded
 
 FORMS_KEPT = 16  # shapes of full arrays whose forms and layouts are made once
 

@@ -18,7 +18,7 @@ from numba.core import caching
 from numba.core.runtime import rtsys
 
 import numbarnn
-from numbarnn.engine import compile_cache
+from numbarnn.jit import compile_cache
 
 PACKAGE = Path(numbarnn.__file__).parent
 
@@ -27,7 +27,7 @@ HEADER = """
 import json, time
 import numpy as np
 import numbarnn
-from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.jit.compile_cache import compile_clock
 x = np.arange(12.0).reshape(2, 3, 2) / 10.0
 """
 FOOTER = """
@@ -154,7 +154,7 @@ def test_two_processes_may_fill_it_at_once(installation):
     ("program", "file", "old", "new"),
     [
         (LSTM, "cells/lstm.py", "h_new = o * tanh(c_new)", "h_new = o * tanh(c_new) * 2.0"),
-        (DENSE, "engine/activations.py", "return copy_sign(f / ", "return 2.0 * copy_sign(f / "),
+        (DENSE, "jit/activations.py", "return copy_sign(f / ", "return 2.0 * copy_sign(f / "),
         (MEAN, "layers/pooling.py", "y[b, j] *= share", "y[b, j] *= share * x.dtype.type(2.0)"),
     ],
     ids=["cell", "activation", "kernel itself"],
@@ -244,7 +244,7 @@ DAMAGES = {
     "another pickle": lambda data: pickle.dumps("0.61.0") + pickle.dumps([1]),
 }
 ADD_ONE = """
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.jit.compile_cache import kernel
 @kernel
 def add_one(x):
     return x + 1.0
@@ -280,7 +280,7 @@ def test_cache_of_garbage(installation):
 # ---- kernels without a source file -----------------------------------------------------------------------
 
 DOUBLE = """
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.jit.compile_cache import kernel
 @kernel
 def double(x):
     for i in range(x.size):
@@ -371,7 +371,7 @@ def test_dispatchers_use_the_cache_they_are_given():
 
 def test_inlined_functions_are_linked_alone(monkeypatch):
     """No machine code is made of them: the kernel around them has it all."""
-    from numbarnn.engine import lean_compiler
+    from numbarnn.jit import linked_compiler as lean_compiler
 
     made = []
 

@@ -193,7 +193,7 @@ def stand_in(monkeypatch):
 def test_launches(stand_in):
     from numba.core import config
 
-    from numbarnn.engine.compile_cache import compile_clock
+    from numbarnn.jit.compile_cache import compile_clock
 
     cuda_launch, _ = stand_in
     array, kernel, compiled = own(np.zeros((2, 3))), Kernel(), compile_clock.kernels

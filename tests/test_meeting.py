@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import ALONE, fork
 from numbarnn.engine.meeting import (
     ALONE_TO,
@@ -24,6 +23,7 @@ from numbarnn.engine.meeting import (
     take_round,
 )
 from numbarnn.engine.threads import run
+from numbarnn.jit.compile_cache import inlined, kernel
 
 MODULUS = 1009  # the sums grow with every round
 

@@ -6,7 +6,7 @@ from conftest import LAYERS, assert_same, make_layer, random_problem, run_layer
 from numba.core import config
 
 import numbarnn
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.layers import passes, recurrent_pass
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers

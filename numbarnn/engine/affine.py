@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from numbarnn.engine.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_transposed
-from numbarnn.engine.simd import lane_count, load, select, store
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
+from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import lane_count, load, select, store
 
 IDENTITY, TANH, RELU, SIGMOID = range(4)
 ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}

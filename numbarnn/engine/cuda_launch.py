@@ -10,9 +10,9 @@ from typing import Any
 
 from numba.core import config
 
-from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.cuda_arrays import arrays
 from numbarnn.engine.cuda_device import SHARED_MEMORY, SIMULATED, allow_shared_memory, cuda
+from numbarnn.jit.compile_cache import compile_clock
 
 THREADS = 128  # of a block in which every thread has a number of its own
 MOST_REMEMBERED = 4096  # arrays and launches

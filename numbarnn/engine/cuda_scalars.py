@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from numbarnn.engine import activations, simd
+from numbarnn.jit import activations
+from numbarnn.jit import vectors as simd
 
 BITS = {types.float32: 32, types.float64: 64}
 MANTISSA = {types.float32: 23, types.float64: 52}

@@ -27,8 +27,8 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
-from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, relax
-from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
+from numbarnn.jit.atomics import atomic_add, atomic_load, atomic_store, relax
+from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 
 # Words of a meeting. On a cache line of its own each: how many parts have begun, one more than the first
 # round that all are there for, how many have left, and from PROGRESS on the round that each part is in.

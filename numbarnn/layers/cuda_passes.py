@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda_arrays import arrays, on_host
-from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.sequences import Form, Layout, flat_rows
 

@@ -9,9 +9,9 @@ from numbarnn.engine.affine import (
     affine_forward,
     affine_weight_gradients,
 )
-from numbarnn.engine.host import PANEL_VECTORS, padded
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.threads import even_cuts, run
+from numbarnn.jit.cpu import PANEL_VECTORS, padded
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer

@@ -3,10 +3,10 @@
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.host import padded
 from numbarnn.engine.threads import even_cuts, run
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 from numbarnn.sequences import Layout, Steps, describe_place, pack_tokens

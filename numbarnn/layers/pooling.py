@@ -1,8 +1,8 @@
 """Pooling over time: the mean or the maximum of a sequence's valid steps."""
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.simd import absolute, fma, lane_count, load, select, store, zero_like
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import absolute, fma, lane_count, load, select, store, zero_like
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 

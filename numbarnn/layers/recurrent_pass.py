@@ -7,13 +7,13 @@ from numba.core import config
 
 from numbarnn.engine import scan
 from numbarnn.engine.fork import MOST_PARTS
-from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
 from numbarnn.engine.meeting import make_meeting
 from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import check_rows, clear_rows, read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
+from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences import cuts_between

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers
 from numbarnn.sequences import (
     Form,

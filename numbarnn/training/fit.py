@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.random import seed_of
+from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.training.callbacks import Callback, History

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined, kernel
-from numbarnn.engine.simd import (
+from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined, kernel
+from numbarnn.jit.vectors import (
     absolute,
     copy_sign,
     fma,

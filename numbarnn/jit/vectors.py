@@ -18,7 +18,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, overload
 
-from numbarnn.engine.host import lanes
+from numbarnn.jit.cpu import lanes
 
 FLOAT_TYPES = (types.float32, types.float64)
 

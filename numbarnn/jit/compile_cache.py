@@ -30,10 +30,14 @@ from numba.core.runtime import rtsys
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
-from numbarnn.engine.lean_compiler import LINKED_OPTIONS
+from numbarnn.jit.linked_compiler import LINKED_OPTIONS
 
 PACKAGE = Path(__file__).resolve().parent.parent
-SHARED_SOURCES = ("engine", "cells")  # folders whose code is inlined into kernels anywhere in the package
+SHARED_SOURCES = (
+    "jit",
+    "engine",
+    "cells",
+)  # folders whose code is inlined into kernels anywhere in the package
 
 # error_model: division must not raise, or loops with a division stay scalar. fastmath: none, so that
 # every sum has one order and NaN stays NaN; products are contracted by explicit fma calls.

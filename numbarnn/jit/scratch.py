@@ -5,7 +5,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from numbarnn.engine.host import registers
+from numbarnn.jit.cpu import registers
 
 
 def scratch(size, like):

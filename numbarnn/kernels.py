@@ -100,7 +100,7 @@ def gru_step(weights, x, h):
 def _step_in_python(weights, x, *states):
     """A step without the compiler: with the JIT off, or in the simulator of GPUs."""
     if weights.input.ndim == GPU_RANK:
-        step_cuda = importlib.import_module("numbarnn.engine.step_cuda")  # where there is a GPU, not before
+        step_cuda = importlib.import_module("numbarnn.engine.cuda.step")  # where there is a GPU, not before
         step_cuda.advance(cell_of(type(weights)), str(weights.bias.dtype))(weights, x, states)
     else:
         for state in states:
@@ -176,7 +176,7 @@ def _overload_gru_step(weights, x, h):
 
 def _advance_block(weights):
     """The step of a block of a GPU, for weights of these types."""
-    step_cuda = importlib.import_module("numbarnn.engine.step_cuda")  # where there is a GPU, not before
+    step_cuda = importlib.import_module("numbarnn.engine.cuda.step")  # where there is a GPU, not before
     return step_cuda.advance(cell_of(weights.instance_class), str(weights.types[0].dtype))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.cuda_probe import is_on_gpu
+from numbarnn.devices import is_on_gpu
 from numbarnn.engine.random import seed_of
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
@@ -406,8 +406,8 @@ class Sequential:
         total = steps.values.shape[0] if per_step else steps.rows
         shape = total, self._size_of_output(steps.width())
         if steps.on_gpu:
-            from numbarnn.engine.cuda_arrays import arrays  # where there is a GPU, not before
-            from numbarnn.layers import cuda_passes
+            from numbarnn.engine.cuda.arrays import arrays  # where there is a GPU, not before
+            from numbarnn.layers.cuda import passes as cuda_passes
 
             flat = arrays().zeros(shape, self.dtype)
         else:
@@ -510,7 +510,7 @@ class Sequential:
 
 
 def _cuda_calls() -> Any:
-    from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+    from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
     return cuda_calls
 

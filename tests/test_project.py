@@ -19,8 +19,8 @@ PACKAGE = ROOT / "numbarnn"
 # module's name says its level. A module under no other prefix stands with the face, "numbarnn" itself:
 # it may import everything, and only the face may import it.
 LEVELS = (
-    ("numbarnn.arguments",),
-    ("numbarnn.jit", "numbarnn.datasets"),
+    ("numbarnn.arguments", "numbarnn.devices", "numbarnn.datasets"),
+    ("numbarnn.jit",),
     ("numbarnn.cells",),
     ("numbarnn.engine",),
     ("numbarnn.sequences",),
@@ -32,7 +32,7 @@ LEVELS = (
 
 CELL_CONTRACT = "numbarnn.cells.contract"
 HARD_DEPENDENCIES = {"numpy", "numba", "llvmlite"}
-MAY_IMPORT_NUMBA_CUDA = {"cuda_device"}
+MAY_IMPORT_NUMBA_CUDA = {"numbarnn.engine.cuda.device"}
 NEVER_IMPORTED_ALONG = ("torch", "tqdm", "scipy", "sklearn", "matplotlib", "numba.cuda")
 
 
@@ -129,7 +129,10 @@ def test_cells_never_import_each_other():
 
 def test_numba_cuda_is_imported_behind_one_door():
     importing = {
-        path.stem for path in modules() for found in imports_of(path) if is_within(found.name, "numba.cuda")
+        module_name(path, ROOT)
+        for path in modules()
+        for found in imports_of(path)
+        if is_within(found.name, "numba.cuda")
     }
     assert importing <= MAY_IMPORT_NUMBA_CUDA
 

@@ -93,7 +93,7 @@ class Dense(StatelessLayer):
     """
 
     pass_class = DensePass
-    cuda_pass = "cuda_stateless", "DenseCuda"
+    cuda_pass = "stateless", "DenseCuda"
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ class Embedding(StatelessLayer):
     """
 
     pass_class = EmbeddingPass
-    cuda_pass = "cuda_stateless", "EmbeddingCuda"
+    cuda_pass = "stateless", "EmbeddingCuda"
     takes_tokens = True
     takes_vectors = False
 

@@ -163,7 +163,7 @@ class MeanOverTime(_Pooling):
     """
 
     pass_class = MeanPass
-    cuda_pass = "cuda_stateless", "MeanCuda"
+    cuda_pass = "stateless", "MeanCuda"
 
 
 class MaxOverTime(_Pooling):
@@ -189,4 +189,4 @@ class MaxOverTime(_Pooling):
     """
 
     pass_class = MaxPass
-    cuda_pass = "cuda_stateless", "MaxCuda"
+    cuda_pass = "stateless", "MaxCuda"

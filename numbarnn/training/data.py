@@ -65,7 +65,7 @@ class Samples:
     def pack(self, form: Form, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""
         if self.on_gpu:
-            from numbarnn.layers.cuda_passes import to_packed  # where there is a GPU, not before
+            from numbarnn.layers.cuda.passes import to_packed  # where there is a GPU, not before
 
             return to_packed(self.steps.values, form)
         batch = Steps(self.steps.values, form)

@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine import scan_cuda, steps_cuda
-from numbarnn.engine.cuda_arrays import arrays, for_kernels, on_host
-from numbarnn.engine.cuda_device import shared_memory
-from numbarnn.engine.cuda_launch import Series, launch, launch_each, place_of
-from numbarnn.engine.cuda_products import multiply
-from numbarnn.engine.pointwise_cuda import drop
+from numbarnn.engine.cuda import scan as scan_cuda
+from numbarnn.engine.cuda import scan_by_steps as steps_cuda
+from numbarnn.engine.cuda.arrays import arrays, for_kernels, on_host
+from numbarnn.engine.cuda.device import shared_memory
+from numbarnn.engine.cuda.launch import Series, launch, launch_each, place_of
+from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.engine.cuda.pointwise import drop
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
-from numbarnn.layers.cuda_passes import CudaBuffers, CudaPass, Rows, to_flat, to_packed
+from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, to_flat, to_packed
 from numbarnn.sequences import Form
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from numbarnn.engine import pointwise_cuda as gpu
-from numbarnn.engine.cuda_arrays import arrays
-from numbarnn.engine.cuda_products import multiply
-from numbarnn.layers.cuda_passes import CudaPass
+from numbarnn.engine.cuda import pointwise as gpu
+from numbarnn.engine.cuda.arrays import arrays
+from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.layers.cuda.passes import CudaPass
 from numbarnn.layers.dropout import DropoutPass
 from numbarnn.layers.pooling import PoolingPass
 

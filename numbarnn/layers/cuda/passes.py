@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.engine.cuda_arrays import arrays, on_host
+from numbarnn.engine.cuda.arrays import arrays, on_host
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass

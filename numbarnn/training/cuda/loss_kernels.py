@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.cuda_device import cuda, device
-from numbarnn.engine.cuda_launch import launch_each
+from numbarnn.engine.cuda.device import cuda, device
+from numbarnn.engine.cuda.launch import launch_each
 from numbarnn.training import loss_kernels
 from numbarnn.training.losses import Loss
 

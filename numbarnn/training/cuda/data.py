@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.cuda_arrays import arrays
-from numbarnn.engine.cuda_device import SIMULATED
+from numbarnn.engine.cuda.arrays import arrays
+from numbarnn.engine.cuda.device import SIMULATED
 
 
 class Resident:

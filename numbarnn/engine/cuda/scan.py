@@ -20,8 +20,8 @@ import numpy as np
 from numba.core import types
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine import cuda_scalars  # noqa: F401 (the mathematics of cells, for single numbers)
-from numbarnn.engine.cuda_device import SIMULATED, WARP, cuda, device, kernel_for, registers_of
+from numbarnn.engine.cuda import scalars  # noqa: F401 (the mathematics of cells, for single numbers)
+from numbarnn.engine.cuda.device import SIMULATED, WARP, cuda, device, kernel_for, registers_of
 
 LANES = 4  # a power of two
 REGISTER_BYTES = 4

@@ -9,9 +9,9 @@ import functools
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine import cuda_scalars  # noqa: F401 (the mathematics of cells, for single numbers)
-from numbarnn.engine.cuda_device import cuda, device
-from numbarnn.engine.scan_cuda import TUPLES, number_type
+from numbarnn.engine.cuda import scalars  # noqa: F401 (the mathematics of cells, for single numbers)
+from numbarnn.engine.cuda.device import cuda, device
+from numbarnn.engine.cuda.scan import TUPLES, number_type
 
 MOST_UNITS = 1024  # whose new h a block can keep until all have read the old one
 

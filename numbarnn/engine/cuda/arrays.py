@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.cuda_device import SIMULATED, cuda
+from numbarnn.engine.cuda.device import SIMULATED, cuda
 
 
 def arrays() -> types.ModuleType:

@@ -10,8 +10,8 @@ import functools
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.cuda_device import cuda, device
-from numbarnn.engine.scan_cuda import TUPLES, number_type
+from numbarnn.engine.cuda.device import cuda, device
+from numbarnn.engine.cuda.scan import TUPLES, number_type
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.engine.cuda_device import SIMULATED
+from numbarnn.engine.cuda.device import SIMULATED
 
 FACTORS = {np.dtype(dtype): (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in (np.float32, np.float64)}
 # From cublas_api.h: the dtype of a matrix, how products are computed, and which algorithm is taken.

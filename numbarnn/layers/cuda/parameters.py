@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.cuda_arrays import arrays, on_host
+from numbarnn.engine.cuda.arrays import arrays, on_host
 
 
 class CudaParameters:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.cuda_arrays import arrays, on_host
-from numbarnn.engine.cuda_probe import is_on_gpu
-from numbarnn.layers.cuda_passes import to_flat, to_packed
+from numbarnn.devices import is_on_gpu
+from numbarnn.engine.cuda.arrays import arrays, on_host
+from numbarnn.layers.cuda.passes import to_flat, to_packed
 from numbarnn.sequences import Form, Steps, array_form, describe_place, fault_error, in_form, vector_form
 
 

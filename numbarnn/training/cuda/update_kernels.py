@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.cuda_arrays import arrays
-from numbarnn.engine.cuda_device import cuda, device
-from numbarnn.engine.cuda_launch import launch_each
+from numbarnn.engine.cuda.arrays import arrays
+from numbarnn.engine.cuda.device import cuda, device
+from numbarnn.engine.cuda.launch import launch_each
 from numbarnn.training import update_kernels
 from numbarnn.training.optimizers import Optimizer
 

@@ -5,19 +5,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.engine.cuda_arrays import arrays, free_bytes, on_host
+from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
-from numbarnn.layers.cuda_parameters import join
-from numbarnn.layers.cuda_passes import CudaBuffers
+from numbarnn.layers.cuda.parameters import join
+from numbarnn.layers.cuda.passes import CudaBuffers
 from numbarnn.sequences import Layout, flat_rows
-from numbarnn.training import losses_cuda, updates_cuda
-from numbarnn.training.cuda_batches import Resident, Streamed
+from numbarnn.training.cuda import loss_kernels as losses_cuda
+from numbarnn.training.cuda import update_kernels as updates_cuda
+from numbarnn.training.cuda.data import Resident, Streamed
+from numbarnn.training.cuda.update_kernels import Updates, clipping_factor, norm_of
 from numbarnn.training.data import LabelledSamples
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
 from numbarnn.training.step import check_for_divergence
-from numbarnn.training.updates_cuda import Updates, clipping_factor, norm_of
 
 SHARE_FOR_DATA = 0.5  # of the GPU's free memory, that a fit's data may take
 

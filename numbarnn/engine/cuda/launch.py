@@ -10,8 +10,8 @@ from typing import Any
 
 from numba.core import config
 
-from numbarnn.engine.cuda_arrays import arrays
-from numbarnn.engine.cuda_device import SHARED_MEMORY, SIMULATED, allow_shared_memory, cuda
+from numbarnn.engine.cuda.arrays import arrays
+from numbarnn.engine.cuda.device import SHARED_MEMORY, SIMULATED, allow_shared_memory, cuda
 from numbarnn.jit.compile_cache import compile_clock
 
 THREADS = 128  # of a block in which every thread has a number of its own

@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
+from numbarnn.engine.barrier import arrive, leave, make_meeting, take_round
 from numbarnn.engine.fork import fork
-from numbarnn.engine.meeting import arrive, leave, make_meeting, take_round
 from numbarnn.engine.threads import run
 from numbarnn.jit.compile_cache import inlined, kernel
 

@@ -22,7 +22,7 @@ _PLACES = {
     "Dropout": "layers.dropout",
     "MeanOverTime": "layers.pooling",
     "MaxOverTime": "layers.pooling",
-    "Sequential": "models",
+    "Sequential": "models.sequential",
     "CrossEntropy": "training.losses",
     "BinaryCrossEntropy": "training.losses",
     "MeanSquaredError": "training.losses",
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from numbarnn.layers.embedding import Embedding
     from numbarnn.layers.pooling import MaxOverTime, MeanOverTime
     from numbarnn.layers.recurrent import GRU, LSTM, RNN
-    from numbarnn.models import Sequential
+    from numbarnn.models.sequential import Sequential
     from numbarnn.training.callbacks import Callback, EarlyStopping, History
     from numbarnn.training.losses import (
         BinaryCrossEntropy,

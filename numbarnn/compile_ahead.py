@@ -18,7 +18,7 @@ from numbarnn.layers.dropout import Dropout
 from numbarnn.layers.embedding import Embedding
 from numbarnn.layers.pooling import MaxOverTime, MeanOverTime
 from numbarnn.layers.recurrent import GRU, LSTM, RNN
-from numbarnn.models import Sequential
+from numbarnn.models.sequential import Sequential
 from numbarnn.training.losses import LOSSES
 from numbarnn.training.optimizers import OPTIMIZERS
 

@@ -188,15 +188,15 @@ def planted(tmp_path):
     [
         ("numbarnn/jit/vectors.py", "from numbarnn.cells import lstm"),
         ("numbarnn/jit/vectors.py", "from numbarnn.engine import tile"),
-        ("numbarnn/engine/tile.py", "from numbarnn.sequences import Layout"),
+        ("numbarnn/engine/tile.py", "from numbarnn.sequences.reading import Layout"),
         ("numbarnn/cells/lstm.py", "from ..engine.scan import forward"),
         ("numbarnn/cells/lstm.py", "from .. import layers"),
         ("numbarnn/engine/scan.py", "import numbarnn.layers.recurrent as recurrent"),
         ("numbarnn/layers/recurrent.py", "def build():\n    from numbarnn.training import losses"),
         ("numbarnn/layers/__init__.py", "from ..training import losses"),
-        ("numbarnn/training/fit.py", "from numbarnn.models import Sequential"),
-        ("numbarnn/models.py", "from numbarnn import LSTM"),
-        ("numbarnn/models.py", "from . import estimators"),
+        ("numbarnn/training/fit.py", "from numbarnn.models.sequential import Sequential"),
+        ("numbarnn/models/sequential.py", "from numbarnn import LSTM"),
+        ("numbarnn/models/sequential.py", "from .. import estimators"),
     ],
 )
 def test_an_upward_import_is_found(planted, tmp_path, module, text):
@@ -209,8 +209,11 @@ def test_an_upward_import_is_found(planted, tmp_path, module, text):
         ("numbarnn/engine/scan.py", "from numbarnn.cells import gates_forward"),
         ("numbarnn/cells/lstm.py", "from numbarnn.jit.activations import sigmoid"),
         ("numbarnn/layers/recurrent.py", "from ..engine import scan\nfrom . import dense"),
-        ("numbarnn/models.py", "from numbarnn.training import fit\nfrom numbarnn import sequences"),
-        ("numbarnn/__init__.py", "from .models import Sequential"),
+        (
+            "numbarnn/models/sequential.py",
+            "from numbarnn.training import fit\nfrom numbarnn import sequences",
+        ),
+        ("numbarnn/__init__.py", "from .models.sequential import Sequential"),
     ],
 )
 def test_a_downward_import_is_let_through(planted, tmp_path, module, text):
@@ -232,7 +235,7 @@ def test_the_contract_of_cells_is_let_through(planted, tmp_path):
 
 def test_imports_on_load_are_told_from_later_ones(planted, tmp_path):
     path = planted(
-        "numbarnn/models.py",
+        "numbarnn/models/sequential.py",
         "import tqdm\n"
         "try:\n    import scipy.linalg\nexcept ImportError:\n    pass\n"
         "def plot():\n    from matplotlib import pyplot\n"

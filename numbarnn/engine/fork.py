@@ -26,7 +26,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-from numbarnn.engine.meeting import LOOKS_BEFORE_YIELD, wait_for, yield_processor
+from numbarnn.engine.barrier import LOOKS_BEFORE_YIELD, wait_for, yield_processor
 from numbarnn.engine.tile import SHARED
 from numbarnn.jit.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
 from numbarnn.jit.compile_cache import inlined, kernel

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.cells import cell_backward, cell_forward, load_sums, panel_vectors, slots, window
+from numbarnn.engine.barrier import arrive, leave, take_round
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply, multiply_row
-from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.program import INPUT, OUTPUT, array_at
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS

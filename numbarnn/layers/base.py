@@ -13,7 +13,7 @@ from numbarnn import arguments
 from numbarnn.devices import check_device, cuda_available
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import Form, Layout, Steps, check_finite, pack_steps, read_steps
+from numbarnn.sequences.reading import Form, Layout, Steps, check_finite, pack_steps, read_steps
 
 if TYPE_CHECKING:
     from numbarnn.layers.cuda.parameters import CudaParameters

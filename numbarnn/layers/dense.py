@@ -3,7 +3,7 @@
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.affine import (
+from numbarnn.engine.dense import (
     ACTIVATIONS,
     affine_backward,
     affine_forward,

@@ -15,7 +15,7 @@ from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
 from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, PackedDirection
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Steps,
     array_form,
     check_finite,

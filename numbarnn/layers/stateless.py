@@ -5,7 +5,7 @@ from typing import Any
 from numbarnn import arguments
 from numbarnn.devices import is_on_gpu
 from numbarnn.layers.base import Layer
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Steps,
     check_finite,
     pack_steps,

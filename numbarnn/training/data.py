@@ -7,7 +7,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Form,
     Layout,
     Steps,

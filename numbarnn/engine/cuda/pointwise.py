@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.affine import RELU, SIGMOID, TANH
 from numbarnn.engine.cuda.device import SIMULATED, cuda, device
 from numbarnn.engine.cuda.launch import launch_each
+from numbarnn.engine.dense import RELU, SIGMOID, TANH
 from numbarnn.engine.random import GOLDEN, HALF, mix, mix_integer
 from numbarnn.jit import activations
 

@@ -13,7 +13,15 @@ from numbarnn import arguments
 from numbarnn.devices import is_on_gpu
 from numbarnn.engine.cuda.arrays import arrays, on_host
 from numbarnn.layers.cuda.passes import to_flat, to_packed
-from numbarnn.sequences import Form, Steps, array_form, describe_place, fault_error, in_form, vector_form
+from numbarnn.sequences.reading import (
+    Form,
+    Steps,
+    array_form,
+    describe_place,
+    fault_error,
+    in_form,
+    vector_form,
+)
 
 
 class StepsOnGPU(Steps):

@@ -5,8 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from numbarnn.engine.fork import ALONE, fork
-from numbarnn.engine.meeting import (
+from numbarnn.engine.barrier import (
     ALONE_TO,
     BETTER_ALONE,
     BETWEEN_TRIALS,
@@ -22,6 +21,7 @@ from numbarnn.engine.meeting import (
     make_meeting,
     take_round,
 )
+from numbarnn.engine.fork import ALONE, fork
 from numbarnn.engine.threads import run
 from numbarnn.jit.compile_cache import inlined, kernel
 

@@ -188,7 +188,7 @@ def planted(tmp_path):
     [
         ("numbarnn/jit/vectors.py", "from numbarnn.cells import lstm"),
         ("numbarnn/jit/vectors.py", "from numbarnn.engine import tile"),
-        ("numbarnn/engine/tile.py", "from numbarnn.sequences.reading import Layout"),
+        ("numbarnn/engine/tile.py", "from numbarnn.sequences.layout import Layout"),
         ("numbarnn/cells/lstm.py", "from ..engine.scan import forward"),
         ("numbarnn/cells/lstm.py", "from .. import layers"),
         ("numbarnn/engine/scan.py", "import numbarnn.layers.recurrent as recurrent"),

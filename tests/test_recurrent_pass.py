@@ -11,7 +11,7 @@ from numbarnn.layers import passes, recurrent_pass
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.sequences.reading import Layout
+from numbarnn.sequences.layout import Layout
 
 INPUTS, ROWS, LONGEST, BATCHES = 5, 6, 30, 15
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.jit.compile_cache import kernel
-from numbarnn.sequences.reading import Layout
+from numbarnn.sequences.layout import Layout
 
 GAP_ROWS = 64  # between the bands of an array with one row a sequence
 

@@ -13,7 +13,8 @@ from numbarnn import arguments
 from numbarnn.devices import check_device, cuda_available
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences.reading import Form, Layout, Steps, check_finite, pack_steps, read_steps
+from numbarnn.sequences.layout import Layout
+from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, read_steps
 
 if TYPE_CHECKING:
     from numbarnn.layers.cuda.parameters import CudaParameters

@@ -9,7 +9,8 @@ from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
-from numbarnn.sequences.reading import Layout, Steps, describe_place, pack_tokens
+from numbarnn.sequences.layout import Layout
+from numbarnn.sequences.reading import Steps, describe_place, pack_tokens
 
 
 @inlined

@@ -16,7 +16,7 @@ from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences.reading import cuts_between
+from numbarnn.sequences.layout import cuts_between
 
 # Up to so many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
 # thread takes a share, for all rows, and meets the others at every step. With 1 MB the two were level, until

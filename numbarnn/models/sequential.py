@@ -11,7 +11,8 @@ from numbarnn.engine.random import seed_of
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
-from numbarnn.sequences.reading import Form, Layout, Steps, in_form, scatter_steps, vector_form
+from numbarnn.sequences.layout import Layout, scatter_steps
+from numbarnn.sequences.reading import Form, Steps, in_form, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples, Samples, read_samples
 from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit

@@ -1,7 +1,6 @@
-"""Sequences in, sequences out: what users pass, and the one layout that kernels see.
+"""Sequences as users pass them, read into one flat matrix of steps, and results in the same form again.
 
-Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. Kernels see a matrix of N rows, one for each
-valid step, ordered by time and within a time by falling length of the sequence: no padding, no mask.
+Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. What kernels see is in ``layout.py``.
 """
 
 import functools
@@ -13,100 +12,11 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT
-from numbarnn.engine.rows import first_fault, pack_rows, unpack_rows
-from numbarnn.jit.compile_cache import kernel
+from numbarnn.engine.rows import first_fault, pack_rows
 from numbarnn.jit.cpu import padded
+from numbarnn.sequences.layout import Layout, flat_rows, full_layout, scatter_steps
 
-FORMS_KEPT = 16  # shapes of full arrays whose forms and layouts are made once
-
-
-@kernel
-def _lay_out(lengths, order, sorted_lengths, places, active, offset):
-    """Fill in the arrays of `Layout`, which names them, by counting; equal lengths keep their order."""
-    steps = active.size
-    count = np.zeros(steps + 1, np.int64)
-    for length in lengths:
-        count[length] += 1
-    place = np.empty(steps + 1, np.int64)  # where the next row of each length goes
-    longer = 0
-    for length in range(steps, -1, -1):
-        place[length] = longer
-        longer += count[length]
-    for row in range(lengths.size):
-        length = lengths[row]
-        order[place[length]] = row
-        sorted_lengths[place[length]] = length
-        places[row] = place[length]
-        place[length] += 1
-    running, done = lengths.size, 0
-    for t in range(steps):
-        active[t] = running
-        offset[t] = done
-        done += running
-        running -= count[t + 1]
-    offset[steps] = done
-
-
-def cuts_between(sizes: np.ndarray, parts: int) -> np.ndarray:
-    """Cuts that share out rows of these sizes evenly: part p goes from cut p to cut p + 1."""
-    # A row in which one share ends and the next begins goes to the one that has more of it.
-    before_middle = np.cumsum(sizes) - sizes / 2
-    inner = np.searchsorted(before_middle, sizes.sum() * np.arange(1, parts) / parts)
-    return np.concatenate([[0], inner, [sizes.size]])
-
-
-class Layout:
-    """Where the steps of a batch stand in memory.
-
-    Parameters
-    ----------
-    lengths : int64 array (B,)
-        Length of every sequence, in the caller's order, each at least 1.
-
-    Attributes
-    ----------
-    rows, steps, total : int
-        B, T (the longest length) and N (the sum of the lengths).
-    order : int64 array (B,)
-        The caller's row that stands at each place: rows are sorted by falling length.
-    places : int64 array (B,)
-        Where each of the caller's rows stands.
-    lengths : int64 array (B,)
-        The lengths in that order.
-    active : int64 array (T,)
-        Rows that still run at step t; they are the first ones.
-    offset : int64 array (T + 1,)
-        Step t of the row at place b is row ``offset[t] + b`` of a matrix of N rows.
-    """
-
-    def __init__(self, lengths: np.ndarray) -> None:
-        self.rows = int(lengths.size)
-        self.steps = int(lengths.max())
-        self.order, self.lengths, self.places = np.empty((3, self.rows), np.int64)
-        self.active = np.empty(self.steps, np.int64)
-        self.offset = np.empty(self.steps + 1, np.int64)
-        _lay_out(lengths, self.order, self.lengths, self.places, self.active, self.offset)
-        self.total = int(self.offset[-1])
-        self._cuts: dict[int, np.ndarray] = {1: np.array([0, self.rows])}
-
-    @functools.cached_property
-    def last(self) -> "Layout":
-        """The layout of one value a sequence, in the same order of rows."""
-        layout = Layout.__new__(Layout)
-        vars(layout).update(vars(_full_layout(self.rows, 1)), order=self.order, places=self.places)
-        return layout
-
-    def row_cuts(self, parts: int) -> np.ndarray:
-        """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
-        cuts = self._cuts.get(parts)
-        if cuts is None:
-            cuts = self._cuts[parts] = cuts_between(self.lengths, parts)
-        return cuts
-
-
-@functools.lru_cache(maxsize=FORMS_KEPT)
-def _full_layout(rows: int, steps: int) -> Layout:
-    return Layout(np.full(rows, steps, np.int64))
+FORMS_CACHED = 16  # forms of batches that are made once
 
 
 @dataclass(frozen=True)
@@ -140,7 +50,7 @@ class Form:
     def layout(self) -> Layout:
         """Where the steps stand in packed order; that of a full array is made once for its shape."""
         if self.is_full:
-            return _full_layout(self.lengths.size, self.padded_steps)
+            return full_layout(self.lengths.size, self.padded_steps)
         return Layout(self.lengths)
 
 
@@ -266,7 +176,7 @@ def _joined(rows: Any, dtype) -> Steps | None:
     return None if 0 in lengths else Steps(np.ascontiguousarray(values), _list_form(lengths))
 
 
-@functools.lru_cache(maxsize=FORMS_KEPT)
+@functools.lru_cache(maxsize=FORMS_CACHED)
 def _padded_form(lengths: bytes, steps: int) -> "Form":
     """The form of an array whose rows have these lengths (the bytes of int64 numbers)."""
     counts = np.frombuffer(lengths, np.int64).copy()  # read-only arrays are a type of their own to Numba
@@ -277,7 +187,7 @@ def _padded_form(lengths: bytes, steps: int) -> "Form":
     return Form(False, True, np.arange(counts.size) * steps, counts, steps)
 
 
-@functools.lru_cache(maxsize=FORMS_KEPT)
+@functools.lru_cache(maxsize=FORMS_CACHED)
 def _list_form(lengths: tuple[int, ...]) -> "Form":
     """The form of a list of rows: a loop over the same data finds its layout again."""
     counts = np.array(lengths, np.int64)
@@ -334,21 +244,6 @@ def pack_tokens(steps: Steps, layout: Layout) -> np.ndarray:
     return steps.values[flat_rows(steps.form.starts, layout)]
 
 
-@kernel
-def _find_rows(starts, order, active, offset, rows):
-    """For each of the N packed steps, its row in the caller's flat matrix."""
-    for t in range(active.size):
-        for b in range(active[t]):
-            rows[offset[t] + b] = starts[order[b]] + t
-
-
-def flat_rows(starts: np.ndarray, layout: Layout) -> np.ndarray:
-    """For each of the N packed steps, its row in the caller's flat matrix, int64 (N,)."""
-    rows = np.empty(layout.total, np.int64)
-    _find_rows(starts, layout.order, layout.active, layout.offset, rows)
-    return rows
-
-
 def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> Any:
     """A packed matrix in the caller's form: an array with zeros behind each row's end, or a list of rows."""
     flat = flat_matrix(form, size, packed.dtype)
@@ -360,11 +255,6 @@ def flat_matrix(form: Form, size: int, dtype) -> np.ndarray:
     """Room for all steps in the caller's order; rows behind a sequence's end are 0."""
     make = np.empty if form.is_full or form.is_list else np.zeros
     return make((form.flat_rows, size), dtype)
-
-
-def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: np.ndarray) -> None:
-    """Write the rows of a packed matrix to their places in a flat one."""
-    unpack_rows(packed, starts, layout.order, layout.active, layout.offset, flat)
 
 
 def in_form(flat: Any, form: Form) -> Any:
@@ -402,7 +292,7 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
     return flat
 
 
-@functools.lru_cache(maxsize=FORMS_KEPT)
+@functools.lru_cache(maxsize=FORMS_CACHED)
 def full_form(rows: int, steps: int) -> Form:
     """The form of an array whose rows all have the same length."""
     return Form(False, True, np.arange(rows) * steps, np.full(rows, steps, np.int64), steps, True)

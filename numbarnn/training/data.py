@@ -7,16 +7,8 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers
-from numbarnn.sequences.reading import (
-    Form,
-    Layout,
-    Steps,
-    check_finite,
-    flat_rows,
-    pack_steps,
-    pack_tokens,
-    read_steps,
-)
+from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, pack_tokens, read_steps
 from numbarnn.training.losses import Loss
 
 

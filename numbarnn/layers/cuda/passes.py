@@ -12,7 +12,8 @@ from numbarnn.engine.cuda.arrays import arrays, on_host
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass
-from numbarnn.sequences.reading import Form, Layout, flat_rows
+from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.reading import Form
 
 
 class CudaBuffers(Buffers):

@@ -10,7 +10,7 @@ from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers
-from numbarnn.sequences.reading import Layout, flat_rows
+from numbarnn.sequences.layout import Layout, flat_rows
 from numbarnn.training.cuda import loss_kernels as losses_cuda
 from numbarnn.training.cuda import update_kernels as updates_cuda
 from numbarnn.training.cuda.data import Resident, Streamed

@@ -169,34 +169,64 @@ def test_edited_source_is_compiled_again(installation, program, file, old, new):
         np.testing.assert_allclose(after, np.multiply(before, 2.0), rtol=1e-6)
 
 
+COMPILED = {"kernel", "inlined", "called", "intrinsic", "overload"}
+
+
+def is_compiled(node):
+    """Whether a function is one that kernels are made of, by its decorators."""
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    heads = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
+    return bool(COMPILED & {ast.unparse(head).rpartition(".")[2] for head in heads})
+
+
 def imports_into_kernels(path):
-    """(kernel, what it uses of another module) for all kernels of a source file."""
+    """(function, what it uses of another module) for all functions of a file that kernels are made of."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    for node in tree.body:
-        decorators = map(ast.unparse, getattr(node, "decorator_list", []))
-        if isinstance(node, ast.FunctionDef) and {"kernel", "inlined"} & set(decorators):
-            own = {argument.arg for argument in node.args.args}
-            for name in {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - own:
-                if name in imported:
-                    yield node.name, imported[name]
+    imported = {}
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            imported[alias.asname or alias.name.partition(".")[0]] = base + alias.name
+    for node in filter(is_compiled, ast.walk(tree)):
+        own = {argument.arg for argument in node.args.args}
+        for name in {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - own:
+            if name in imported:
+                yield node.name, imported[name]
+
+
+def outside_the_stamp(path):
+    """What the kernels of a file use of other files of ours that the stamp leaves out."""
+    stamped = tuple(f"numbarnn.{folder}." for folder in compile_cache.SHARED_SOURCES)
+    return [
+        f"{path.name}: {function} uses {name}"
+        for function, name in imports_into_kernels(path)
+        if name.startswith("numbarnn.") and not name.startswith(stamped)
+    ]
 
 
 def test_stamp_covers_what_kernels_use():
-    """A kernel uses its own file and the shared folders, and no other file of ours."""
-    used = [
-        (path.name, kernel, name)
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for kernel, name in imports_into_kernels(path)
-    ]
-    shared = tuple(f"numbarnn.{folder}." for folder in compile_cache.SHARED_SOURCES)
-    assert len(used) > 20
-    assert [each for each in used if each[2].startswith("numbarnn.") and not each[2].startswith(shared)] == []
+    """A kernel uses its own file and the stamped folders, and no other file of ours."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert sum(len(list(imports_into_kernels(path))) for path in paths) > 100
+    assert [found for path in paths for found in outside_the_stamp(path)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from numbarnn.layers.pooling import FEW\n@kernel\ndef add(x):\n    return x + FEW",
+        "from numbarnn.layers import pooling\n@inlined\ndef add(x):\n    return x + pooling.FEW",
+        "import numbarnn.layers.pooling\n@jit.called\ndef f(x):\n    return x + numbarnn.layers.pooling.FEW",
+        "def make():\n    from numbarnn import devices\n    @overload(f, strict=False)\n"
+        "    def for_f(x):\n        return lambda x: devices.DEVICES",
+    ],
+    ids=["constant", "module", "in a function", "overload"],
+)
+def test_code_outside_the_stamp_is_found(tmp_path, text):
+    path = tmp_path / "culprit.py"
+    path.write_text(text)
+    assert len(outside_the_stamp(path)) == 1
 
 
 # ---- it can be missing or broken -------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def shared_digest() -> str:
     digest = hashlib.sha256()
     for folder in SHARED_SOURCES:
         for path in sorted((PACKAGE / folder).rglob("*.py")):
-            digest.update(path.name.encode())
+            digest.update(path.relative_to(PACKAGE).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

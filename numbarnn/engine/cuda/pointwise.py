@@ -1,6 +1,6 @@
 """The GPU's kernels of the layers without a state, in which every thread has a number of its own.
 
-Matrices are in packed order: step t of the row at place b is row ``offset[t] + b`` (see ``scan_cuda.py``).
+Matrices are in packed order: step t of the row at place b is row ``offset[t] + b`` (see ``scan.py``).
 A kernel is made once for a dtype, and a function beside it launches it.
 """
 

@@ -1,4 +1,4 @@
-"""What ``simd.py`` does for vectors, for the single numbers of a GPU's thread; sigmoid and tanh with it.
+"""What ``jit/vectors.py`` does for vectors, for the single numbers of a GPU thread; sigmoid and tanh too.
 
 The mathematics of cells and activations is written once. Numbers written out in it (``1.0``) are float64 to
 the compiler; beside a float32 they must become one, or the GPU would compute in double precision, 32 times

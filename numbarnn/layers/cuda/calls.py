@@ -56,7 +56,7 @@ def _on_gpu(array: Any, name: str, dtype: np.dtype) -> Any:
 def read_steps(
     x: Any, dtype: np.dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
 ) -> Steps:
-    """The one of ``sequences.py``, for an array on the GPU; its values stay there."""
+    """The one of ``sequences/reading.py``, for an array on the GPU; its values stay there."""
     rank = 2 if tokens else 3
     array = _on_gpu(x, name, np.dtype(np.int64) if tokens else dtype)
     if array.size == 0:
@@ -71,7 +71,7 @@ def read_steps(
 
 
 def check_finite(steps: Steps, name: str) -> None:
-    """The one of ``sequences.py``, for steps on the GPU without padding; the host waits for it."""
+    """The one of ``sequences/reading.py``, for steps on the GPU without padding; the host waits for it."""
     xp, values = arrays(), steps.values
     # Extremes carry NaN along, and take no memory of the size of the values.
     finite = xp.isfinite(values.min(axis=1)) & xp.isfinite(values.max(axis=1))

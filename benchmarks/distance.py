@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import inlined, kernel
+from numbarnn.engine.barrier import arrive, leave, make_meeting, take_round
 from numbarnn.engine.fork import fork
-from numbarnn.engine.meeting import arrive, leave, make_meeting, take_round
 from numbarnn.engine.threads import run
+from numbarnn.jit.compile_cache import inlined, kernel
 
 MEETINGS, ENOUGH, RUNS = 2000, 1000, 100
 

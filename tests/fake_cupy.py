@@ -1,9 +1,10 @@
 """Stands in for CuPy and cuBLAS: arrays of the GPU are NumPy's in a class of their own.
 
 As with CuPy, arrays of the host do not mix with them, and new memory holds no number that anybody may count
-on. All is done at once, so that streams and events have nothing to do.
+on. There is one stream, on which all is done at once; what is captured is done when its graph is launched.
 """
 
+import contextlib
 import ctypes
 import importlib.machinery
 import sys
@@ -15,12 +16,82 @@ import numpy as np
 
 MEMORY = 1 << 40  # bytes, of the GPU
 DTYPES_OF_CUBLAS = {0: ctypes.c_float, 1: ctypes.c_double}
+Action = Callable[[], Any]
+
+
+class Stream:
+    """The stream: it does what comes, or writes it down for a graph."""
+
+    def __init__(self) -> None:
+        self.captured: list[Action] | None = None
+
+    def do(self, action: Action) -> None:
+        if self.captured is None:
+            action()
+        else:
+            self.captured.append(action)
+
+    def result_of(self, compute: Action) -> Any:
+        """A new array. While a graph is captured its numbers mean nothing yet."""
+        result = as_gpu_array(compute())
+        if self.captured is not None:
+            place = to_host(result)
+            self.captured.append(lambda: np.copyto(place, compute()))
+        return result
+
+
+STREAM = Stream()
+
+
+class CuPyStream:
+    """``cupy.cuda.Stream``."""
+
+    ptr = 0
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def begin_capture(self) -> None:
+        STREAM.captured = []
+
+    def end_capture(self) -> Any:
+        actions, STREAM.captured = STREAM.captured, None
+        return types.SimpleNamespace(launch=lambda stream: [action() for action in actions])
+
+    def synchronize(self) -> None:
+        pass
+
+    record = wait_event = lambda self, event: None
+
+
+class Idle:
+    """An event, a pool of memory or a device, with nothing to do."""
+
+    mem_info = (MEMORY, MEMORY)
+    malloc = None
+
+    def __init__(self, **options: Any) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
 
 
 def refuse_host_arrays(values: Any) -> None:
     for value in values:
         if isinstance(value, np.ndarray) and not isinstance(value, GpuArray) and value.ndim > 0:
             raise TypeError("an array of the host among those of the GPU")
+
+
+def refuse_in_capture(what: str) -> None:
+    if STREAM.captured is not None:
+        raise RuntimeError(f"{what} cannot be captured")
 
 
 class GpuArray(np.ndarray):
@@ -32,15 +103,24 @@ class GpuArray(np.ndarray):
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
         refuse_host_arrays((*inputs, *out))
-        inputs, out = ([to_host(value) for value in values] for values in (inputs, out))
-        result = getattr(ufunc, method)(*inputs, **({"out": tuple(out)} if out else {}), **options)
-        return as_gpu_array(result)
+        inputs = [to_host(value) for value in inputs]
+        if not out:
+            return STREAM.result_of(lambda: getattr(ufunc, method)(*inputs, **options))
+        places = tuple(map(to_host, out))
+        STREAM.do(lambda: getattr(ufunc, method)(*inputs, out=places, **options))
+        return out[0]
+
+    def __setitem__(self, key, values):
+        refuse_host_arrays((values,))
+        place, values = to_host(self), to_host(values)
+        STREAM.do(lambda: place.__setitem__(key, values))
 
     def get(self) -> np.ndarray:
+        refuse_in_capture("a copy to the host")
         return np.array(self)
 
     def set(self, values: np.ndarray, stream: Any) -> None:
-        self[...] = values
+        to_host(self)[...] = values
 
 
 def as_gpu_array(value: Any) -> Any:
@@ -56,13 +136,14 @@ def to_host(value: Any) -> Any:
 def asarray(values: Any, dtype: Any = None) -> GpuArray:
     if isinstance(values, GpuArray) and dtype in (None, values.dtype):
         return values
+    refuse_in_capture("a copy from the host")
     return np.array(values, dtype).view(GpuArray)
 
 
 def fill(array: np.ndarray) -> np.ndarray:
     """Make the numbers of new memory NaN."""
     if array.dtype.kind == "f":
-        array[...] = np.nan
+        to_host(array)[...] = np.nan
     return array
 
 
@@ -76,22 +157,9 @@ def function_of_numpy(name: str) -> Any:
 
     def call(*arguments: Any, **options: Any) -> Any:
         refuse_host_arrays(arguments)
-        return as_gpu_array(function(*arguments, **options))
+        return STREAM.result_of(lambda: function(*arguments, **options))
 
     return call
-
-
-class Idle:
-    """A stream, an event, a pool of memory or a device, with nothing to do."""
-
-    ptr = 0
-    mem_info = (MEMORY, MEMORY)
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments, **options: None
 
 
 def column_major(flat: np.ndarray, rows: int, columns: int, stride: int, transposed: bool) -> np.ndarray:
@@ -114,8 +182,13 @@ def gemm_ex(handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, l
     first = column_major(numbers_at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
     second = column_major(numbers_at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
     out = column_major(numbers_at(c, ldc * n, c_kind), m, n, ldc, False)
-    product, factor = numbers_at(alpha, 1, c_kind)[0] * (first @ second), numbers_at(beta, 1, c_kind)[0]
-    out[...] = product if factor == 0.0 else product + factor * out  # with 0, out is not read
+    scale, share = (numbers_at(pointer, 1, c_kind)[0] for pointer in (alpha, beta))
+
+    def multiply() -> None:
+        product = scale * (first @ second)
+        out[...] = product if share == 0.0 else product + share * out  # with 0, out is not read
+
+    STREAM.do(multiply)
 
 
 def modules(gemm: Callable[..., None] = gemm_ex) -> dict[str, Any]:
@@ -125,8 +198,8 @@ def modules(gemm: Callable[..., None] = gemm_ex) -> dict[str, Any]:
     cupy.__getattr__ = function_of_numpy
     cupy.ndarray, cupy.asarray, cupy.empty = GpuArray, asarray, empty
     cupy.cuda = types.SimpleNamespace(
-        Stream=Idle, Event=Idle, MemoryPool=Idle, Device=Idle, get_current_stream=Idle,
-        device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
+        Stream=CuPyStream, Event=Idle, MemoryPool=Idle, Device=Idle, get_current_stream=CuPyStream,
+        using_allocator=contextlib.nullcontext, device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
     )  # fmt: skip
     return {
         "cupy": cupy,

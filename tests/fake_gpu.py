@@ -1,11 +1,12 @@
 """A GPU on a machine without one: the PTX of what the library launches is run by ``ptx_interpreter``.
 
-Kernels are compiled by numba-cuda for a compute capability and launched with the blocks, threads and shared
-memory that the library computes, within the limits of the driver. ``fake_cupy.py`` has the arrays.
+Kernels are compiled by numba-cuda for a compute capability. They are launched with the blocks, threads, shared
+memory and parameters that the library hands to the driver, within the driver's limits. ``fake_cupy.py`` has
+the arrays.
 
-`install` comes before any other use of ``device="cuda"``, and lasts as long as the process. All parts of the
-library that it replaces stand there; everything else is the library's own, from the public methods down to
-the arguments of each launch.
+`install` comes before any other use of ``device="cuda"``, and lasts as long as the process. What it replaces
+stands there; everything else is the library's own, from the public methods down to the bytes of the
+parameters.
 """
 
 import ctypes
@@ -16,14 +17,17 @@ from typing import Any
 
 import fake_cupy
 import numpy as np
-from driver_limits import DriverLimits
-from fake_cupy import GpuArray
+from driver_limits import MOST_SHARED_MEMORY, check_launch
+from fake_cupy import STREAM, GpuArray
 from numba import typeof
 from numba.core import types
 from numba.np import numpy_support
 from ptx_interpreter import GlobalMemory, Kernel
 
-READ_UNWRITTEN = ("bias", "nothing")  # buffers of a layer that count on the zeros of new memory
+# Buffers of a layer that count on the zeros of new memory.
+READ_UNWRITTEN = ("bias", "nothing")
+# The numbers that an array becomes: two of an owner that is not there, then these, its shape and its strides.
+SIZE, ITEMSIZE, POINTER, SHAPE = range(2, 6)
 
 
 def type_of(value: Any) -> types.Type:
@@ -32,41 +36,68 @@ def type_of(value: Any) -> types.Type:
         return types.NamedTuple(tuple(map(type_of, value)), type(value))
     if not isinstance(value, np.ndarray):
         return typeof(value)
-    is_broadcast = 0 in value.strides and value.size > 0
     layout = "C" if value.flags.c_contiguous else "F" if value.flags.f_contiguous else "A"
-    return types.Array(numpy_support.from_dtype(value.dtype), value.ndim, "A" if is_broadcast else layout)
+    return types.Array(numpy_support.from_dtype(value.dtype), value.ndim, layout)
 
 
-def parameters_of(kind: types.Type, value: Any, memory: GlobalMemory) -> Iterator[np.generic]:
-    """The parameters of the PTX that numba-cuda makes of an argument."""
-    if isinstance(kind, types.BaseTuple):
-        for part, element in zip(kind, value, strict=True):
-            yield from parameters_of(part, element, memory)
-    elif isinstance(kind, types.Array):
-        no_owner = (0, 0)
-        for number in (
-            *no_owner,
-            value.size,
-            value.itemsize,
-            memory.address(value),
-            *value.shape,
-            *value.strides,
-        ):
-            yield np.int64(number)
-    elif isinstance(kind, types.Boolean):
-        yield np.uint8(bool(value))
-    elif isinstance(kind, types.Integer):
-        yield np.dtype(str(kind)).type(getattr(ctypes, f"c_{kind}")(value).value)
+def parameters_of(value: Any) -> Iterator[Any]:
+    """The parameters that numba-cuda makes of an argument of a user's kernel."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from parameters_of(part)
     else:
-        yield np.dtype(str(kind)).type(value)
+        yield from (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
 
 
-def arrays_in(values: Any) -> Iterator[np.ndarray]:
-    for value in values:
-        if isinstance(value, tuple):
-            yield from arrays_in(value)
-        elif isinstance(value, np.ndarray):
-            yield value
+def plain_kinds(kinds: Any) -> Iterator[types.Type]:
+    """The types without tuples."""
+    for kind in kinds:
+        if isinstance(kind, types.BaseTuple):
+            yield from plain_kinds(kind)
+        else:
+            yield kind
+
+
+class Parameters:
+    """The parameters of a launch, by the types of its arguments.
+
+    Attributes
+    ----------
+    arrays : list of ndarray
+        The arrays among the arguments, where they lie in the host's memory.
+    """
+
+    def __init__(self, kinds: Any, take: Callable[[np.dtype], np.generic]) -> None:
+        self.arrays: list[np.ndarray] = []
+        self._values: list[Any] = []
+        for kind in plain_kinds(kinds):
+            if isinstance(kind, types.Array):
+                numbers = [take(np.dtype(np.int64)) for _ in range(SHAPE + 2 * kind.ndim)]
+                self._values.append(numbers)
+                self.arrays.append(array_of(numbers, numpy_support.as_dtype(kind.dtype)))
+            else:
+                self._values.append(take(numpy_support.as_dtype(kind)))
+
+    def in_memory(self, memory: GlobalMemory) -> list[np.generic]:
+        """All parameters, with the addresses that arrays have in a memory."""
+        arrays, parameters = iter(self.arrays), []
+        for value in self._values:
+            if isinstance(value, list):
+                address = np.int64(memory.address(next(arrays)))
+                parameters += [*value[:POINTER], address, *value[SHAPE:]]
+            else:
+                parameters.append(value)
+        return parameters
+
+
+def array_of(numbers: list[np.generic], dtype: np.dtype) -> np.ndarray:
+    """The array that has these parameters."""
+    rank = (len(numbers) - SHAPE) // 2
+    shape, strides = (tuple(map(int, part)) for part in (numbers[SHAPE : SHAPE + rank], numbers[SHAPE + rank :]))
+    assert numbers[SIZE] == np.prod(shape), "the size of an array is not that of its shape"
+    assert numbers[ITEMSIZE] == dtype.itemsize, "the dtype of an array is not that of the kernel"
+    described = {"data": (int(numbers[POINTER]), False), "shape": shape, "strides": strides}
+    return np.asarray(SimpleNamespace(__array_interface__={**described, "typestr": dtype.str, "version": 3}))
 
 
 class FakeGPU:
@@ -87,7 +118,7 @@ class FakeGPU:
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability = capability
-        self.limits = DriverLimits(capability)
+        self.most_shared_memory = MOST_SHARED_MEMORY[capability]
         self.change_text: Callable[[str, str], str] | None = None
         self.launches: list[str] = []
         self._texts: dict[Any, str] = {}
@@ -108,36 +139,69 @@ class FakeGPU:
         return self._kernels[key]
 
     def launch(
-        self, dispatcher: Any, blocks: int, threads: int, shared_bytes: int, arguments: tuple[Any, ...]
+        self,
+        dispatcher: Any,
+        kinds: tuple[types.Type, ...],
+        blocks: int,
+        threads: int,
+        shared_bytes: int,
+        allowed_bytes: int | None,
+        parameters: Parameters,
     ) -> None:
         """Run a kernel, if the driver would."""
-        from numba.cuda.core.errors import NumbaPerformanceWarning
-
-        arrays = list(arrays_in(arguments))
-        if not all(isinstance(array, GpuArray) for array in arrays):
-            warnings.warn(NumbaPerformanceWarning("Host array used in CUDA kernel"), stacklevel=2)
-        kinds = tuple(map(type_of, arguments))
         kernel = self.compiled(dispatcher, kinds)
-        self.limits.check(dispatcher, blocks, threads, kernel.static_shared_bytes, shared_bytes)
-        memory = GlobalMemory(arrays)
-        parameters = [
-            parameter
-            for kind, argument in zip(kinds, arguments, strict=True)
-            for parameter in parameters_of(kind, argument, memory)
-        ]
-        kernel.run(blocks, threads, shared_bytes, parameters, memory)
-        memory.copy_back()
-        self.launches.append(dispatcher.py_func.__name__)
+        registers = dispatcher.targetoptions.get("max_registers") or 0
+        static_bytes = kernel.static_shared_bytes
+        check_launch(
+            self.capability, blocks, threads, registers, static_bytes, shared_bytes, allowed_bytes
+        )
+
+        def run() -> None:
+            memory = GlobalMemory(parameters.arrays)
+            kernel.run(blocks, threads, shared_bytes, parameters.in_memory(memory), memory)
+            memory.copy_back()
+            self.launches.append(dispatcher.py_func.__name__)
+
+        STREAM.do(run)
 
     def call(self, configuration: Any, *arguments: Any) -> None:
-        """Call what ``kernel[blocks, threads, stream, shared_bytes]`` of numba-cuda gives."""
+        """Launch a user's kernel: call what ``kernel[blocks, threads]`` of numba-cuda gives."""
+        from numba.cuda.core.errors import NumbaPerformanceWarning
+
+        kinds = tuple(map(type_of, arguments))
+        parameters = [parameter for argument in arguments for parameter in parameters_of(argument)]
+        if any(not isinstance(array, (GpuArray, tuple)) for array in arguments):
+            warnings.warn(NumbaPerformanceWarning("Host array used in CUDA kernel"), stacklevel=2)
+        values = iter(parameters)
         (blocks, *_), (threads, *_) = configuration.griddim, configuration.blockdim
-        self.launch(configuration.dispatcher, blocks, threads, configuration.sharedmem, arguments)
+        taken = Parameters(kinds, lambda dtype: dtype.type(next(values)))
+        self.launch(configuration.dispatcher, kinds, blocks, threads, configuration.sharedmem, None, taken)
 
 
-def array_at(described: dict[str, Any], sync: bool) -> GpuArray:
-    """``cuda.from_cuda_array_interface``."""
-    return np.asarray(SimpleNamespace(__array_interface__=described)).view(GpuArray)
+class FakeFunction:
+    """The library's `CompiledFunction`: a kernel as the driver knows it."""
+
+    gpu: FakeGPU
+
+    def __init__(self, kernel: Any, kinds: tuple[types.Type, ...]) -> None:
+        self.kernel, self.kinds = kernel, kinds
+        self.allowed_bytes: int | None = None
+
+    def allow_shared_memory(self, count: int) -> None:
+        self.allowed_bytes = count
+
+    def launch(self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int) -> None:
+        """Read the parameters as the driver does, from the addresses that stand at an address."""
+        places = iter(range(arguments, 1 << 64, ctypes.sizeof(ctypes.c_void_p)))
+
+        def take(dtype: np.dtype) -> np.generic:
+            place = ctypes.c_void_p.from_address(next(places)).value
+            return np.frombuffer(ctypes.string_at(place, dtype.itemsize), dtype)[0]
+
+        parameters = Parameters(self.kinds, take)
+        self.gpu.launch(
+            self.kernel, self.kinds, blocks, threads, shared_bytes, self.allowed_bytes, parameters
+        )
 
 
 def install(capability: tuple[int, int]) -> FakeGPU:
@@ -145,38 +209,35 @@ def install(capability: tuple[int, int]) -> FakeGPU:
     from numba import cuda
     from numba.cuda import dispatcher
 
-    gpu = FakeGPU(capability)
+    gpu = FakeFunction.gpu = FakeGPU(capability)
     device = SimpleNamespace(
-        compute_capability=capability, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=gpu.limits.most_shared_memory
+        compute_capability=capability, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=gpu.most_shared_memory
     )
     cuda.get_current_device = dispatcher.get_current_device = lambda: device
-    cuda.from_cuda_array_interface = array_at
     cuda.as_cuda_array = lambda array: array
-    dispatcher._LaunchConfiguration.__call__ = lambda configuration, *arguments: gpu.call(
-        configuration, *arguments
-    )
+    dispatcher._LaunchConfiguration.__call__ = lambda *arguments: gpu.call(*arguments)
     fake_cupy.install()
 
     # Other modules of the library take these by name, so they are replaced before those are imported.
-    from numbarnn.engine import cuda_arrays, cuda_device, cuda_probe
+    from numbarnn import devices
+    from numbarnn.engine.cuda import arrays
+    from numbarnn.engine.cuda import device as cuda_device
 
-    cuda_probe._count_gpus = lambda: 1
-    cuda_device.allow_shared_memory = lambda kernel, arguments, count: gpu.limits.allow(kernel, count)
-    cuda_arrays.on_host = lambda array: array.get() if isinstance(array, GpuArray) else array
+    devices._count_gpus = lambda: 1
+    cuda_device.CompiledFunction = FakeFunction
+    arrays.on_host = lambda array: array.get() if isinstance(array, GpuArray) else array
 
-    from numbarnn.engine import cuda_launch
-    from numbarnn.layers import cuda_passes, passes
+    from numbarnn.layers.cuda.passes import CudaBuffers
+    from numbarnn.layers.passes import Buffers
 
-    cuda_launch._captured = lambda work: work  # there are no graphs here
-
-    def matrix(buffers, key, rows, columns):
+    def matrix(buffers: Any, key: Any, rows: int, columns: int) -> Any:
         """A buffer, which holds no numbers when it is new."""
         before = buffers._arrays.get(key)
-        view = passes.Buffers.matrix(buffers, key, rows, columns)
+        view = Buffers.matrix(buffers, key, rows, columns)
         array = buffers._arrays[key]
         if array is not before and key not in READ_UNWRITTEN:
             fake_cupy.fill(array)
         return view
 
-    cuda_passes.CudaBuffers.matrix = matrix
+    CudaBuffers.matrix = matrix
     return gpu

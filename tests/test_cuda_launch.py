@@ -1,6 +1,7 @@
 """What stands between the kernels of the GPU and its driver, with stand-ins for CuPy and cuBLAS."""
 
 import contextlib
+import ctypes
 import sys
 import types
 
@@ -31,7 +32,7 @@ def part(rng, rows, columns, transposed, extra):
 @pytest.mark.parametrize("first_transposed", [False, True])
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (1, 3, 4), (2, 1, 4), (2, 3, 1), (1, 1, 1), (5, 1, 1)], ids=str)
 def test_what_cublas_is_asked_for(sizes, first_transposed, second_transposed, extra):
-    from numbarnn.engine.cuda_products import gemm_of
+    from numbarnn.engine.cuda.matmul import gemm_of
 
     n, k, m = sizes
     rng = np.random.default_rng(0)
@@ -45,7 +46,7 @@ def test_what_cublas_is_asked_for(sizes, first_transposed, second_transposed, ex
 
 
 def test_a_matrix_that_cublas_cannot_take():
-    from numbarnn.engine.cuda_products import gemm_of
+    from numbarnn.engine.cuda.matmul import gemm_of
 
     whole = np.zeros((4, 4))
     with pytest.raises(ValueError, match="neither rows nor columns"):
@@ -61,7 +62,7 @@ def own(array):
 
 @pytest.mark.parametrize(("dtype", "computing"), [("float32", 68), ("float64", 70)])
 def test_multiply_by_cublas(monkeypatch, dtype, computing):
-    from numbarnn.engine import cuda_products
+    from numbarnn.engine.cuda import matmul as cuda_products
 
     calls = []
 
@@ -83,28 +84,39 @@ def test_multiply_by_cublas(monkeypatch, dtype, computing):
     assert calls == [(7, computing, -1), (7, 77 if dtype == "float32" else 70, -1)]
 
 
+class Function:
+    """A stand-in for a kernel that the driver knows: it writes down its launches, and reads what it is given
+    as the driver would."""
+
+    def __init__(self, kernel, kinds):
+        self.kernel, self.kinds, self.allowed = kernel, kinds, 0
+
+    def allow_shared_memory(self, count):
+        self.allowed = count
+
+    def launch(self, blocks, threads, shared_bytes, stream, arguments):
+        letters = "".join(self.kernel.letters)
+        pointers = (ctypes.c_void_p * len(letters)).from_address(arguments)
+        kinds = {"q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double, "?": ctypes.c_bool}
+        values = [
+            kinds[letter].from_address(pointer).value
+            for letter, pointer in zip(letters, pointers, strict=True)
+        ]
+        configuration = blocks, threads, shared_bytes, stream
+        self.kernel.launches.append((configuration, self.allowed, list(map(str, self.kinds)), values))
+
+
 class Kernel:
-    """A stand-in for a kernel of Numba: it writes down its launches."""
+    """A stand-in for a kernel of Numba that takes parameters of these letters of ``struct``."""
 
-    def __init__(self):
-        self.overloads, self.launches = {}, []
-
-    def __getitem__(self, configuration):
-        from numba.core import config
-
-        assert config.CUDA_LOW_OCCUPANCY_WARNINGS == 0
-
-        def run(*arguments):
-            self.overloads["a signature"] = self
-            self.launches.append((configuration, arguments))
-
-        return run
+    def __init__(self, *letters):
+        self.letters, self.launches = letters, []
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """`cuda_launch` beside a CuPy that has `GpuArray`, and a Numba that says what it is asked for."""
-    from numbarnn.engine import cuda_launch
+    from numbarnn.engine.cuda import launch as cuda_launch
 
     done, streams = [], [types.SimpleNamespace(ptr=0)]
 
@@ -140,54 +152,65 @@ def stand_in(monkeypatch):
             MemoryPool=lambda: types.SimpleNamespace(malloc=None),
         ),
     )  # fmt: skip
-    numba_cuda = types.SimpleNamespace(
-        external_stream=lambda pointer: f"stream {pointer}",
-        from_cuda_array_interface=lambda described, sync: (described["data"][0], described["shape"], sync),
-    )
     monkeypatch.setattr(cuda_launch, "SIMULATED", False)
     monkeypatch.setattr(cuda_launch, "arrays", lambda: cupy)
-    monkeypatch.setattr(cuda_launch, "cuda", numba_cuda)
-    for remembered in (cuda_launch._as_numba, cuda_launch._configured):
-        remembered.cache_clear()
+    monkeypatch.setattr(cuda_launch, "CompiledFunction", Function)
+    monkeypatch.setattr(cuda_launch, "_launchers", {})
+    cuda_launch._described.cache_clear()
     yield cuda_launch, done
-    for remembered in (cuda_launch._as_numba, cuda_launch._configured):
-        remembered.cache_clear()
+    cuda_launch._described.cache_clear()
 
 
 def test_launches(stand_in):
-    from numba.core import config
-
-    from numbarnn.engine.compile_cache import compile_clock
+    from numbarnn.jit.compile_cache import compile_clock
 
     cuda_launch, _ = stand_in
-    array, kernel, compiled = own(np.zeros((2, 3))), Kernel(), compile_clock.kernels
-    warns = config.CUDA_LOW_OCCUPANCY_WARNINGS
+    array, kernel, compiled = own(np.zeros((2, 3))), Kernel("q" * 9, "q"), compile_clock.kernels
     for _ in range(2):
         cuda_launch.launch_each(kernel, cuda_launch.THREADS + 1, array, 4)
     cuda_launch.launch_each(kernel, 0, array, 4)
-    described = (array.ctypes.data, (2, 3), False)
-    assert kernel.launches == [((2, cuda_launch.THREADS, 0, 0), (described, 4))] * 2
+    described = [0, 0, 6, 8, array.ctypes.data, 2, 3, 24, 8]
+    kinds = ["array(float64, 2d, C)", "int64"]
+    assert kernel.launches == [((2, cuda_launch.THREADS, 0, 0), 0, kinds, [*described, 4])] * 2
     assert compile_clock.kernels == compiled + 1
-    assert config.CUDA_LOW_OCCUPANCY_WARNINGS == warns
+
+
+def test_what_numbers_become(stand_in):
+    cuda_launch, _ = stand_in
+    kernel = Kernel("?", "f", "d", "q", "q" * 7)
+    array = own(np.zeros(5, np.int64))[::2]
+    cuda_launch.launch(kernel, 3, 32, 0, True, np.float32(0.1), 0.5, np.uint64(7), array)
+    ((configuration, _, kinds, values),) = kernel.launches
+    assert configuration == (3, 32, 0, 0)
+    assert kinds == ["bool", "float32", "float64", "uint64", "array(int64, 1d, A)"]
+    assert values == [True, np.float32(0.1), 0.5, 7, 0, 0, 3, 8, array.ctypes.data, 3, 16]
+
+
+def test_shared_memory_is_asked_for_however_little_it_is(stand_in):
+    """The limit without permission counts the kernel's own arrays too."""
+    cuda_launch, _ = stand_in
+    kernel = Kernel("q")
+    cuda_launch.launch(kernel, 1, 32, 16, 1)
+    assert kernel.launches[0][:2] == ((1, 32, 16, 0), 16)
 
 
 def test_a_graph(stand_in):
     cuda_launch, done = stand_in
-    series, kernel = cuda_launch.Series(), Kernel()
+    series, kernel = cuda_launch.Series(), Kernel("q")
 
     def work():
         done.append("work")
-        cuda_launch.launch(kernel, 1, 32, 0)
+        cuda_launch.launch(kernel, 1, 32, 0, 1)
 
     for _ in range(3):
         series.run(work, "key")
     captured = ["own memory", "begin", "work", "end", "memory as before"]
     assert done == ["work", *captured, "graph on 0", "graph on 0"]
-    assert [configuration[2] for configuration, _ in kernel.launches] == [0, "stream 5"]
+    assert [configuration[3] for configuration, *_ in kernel.launches] == [0, 5]
 
 
 def test_products_without_terms_are_zero():
-    from numbarnn.engine.cuda_products import multiply
+    from numbarnn.engine.cuda.matmul import multiply
 
     out = np.ones((2, 3))
     multiply(np.zeros((2, 0)), np.zeros((0, 3)), out, add=True)
@@ -197,7 +220,7 @@ def test_products_without_terms_are_zero():
 
 
 def test_a_series_is_captured_when_it_comes_again():
-    from numbarnn.engine.cuda_launch import Series
+    from numbarnn.engine.cuda.launch import Series
 
     done = []
 
@@ -208,11 +231,15 @@ def test_a_series_is_captured_when_it_comes_again():
     series = Series(capture)
     for key in ("a", "a", "a", "b", "a", "a"):
         series.run(lambda: done.append("work"), key)
-    assert done == ["work", "capture", "replay", "replay", "work", "work", "capture", "replay"]
+    assert done == ["work", "capture", "replay", "replay", "work", "replay", "replay"]
+    for key in "cdef":
+        series.run(lambda: done.append("work"), key)
+    series.run(lambda: done.append("forgotten"), "a")
+    assert done[-1] == "forgotten"
 
 
 def test_arrays_that_moved_are_another_series():
-    from numbarnn.engine.cuda_launch import place_of
+    from numbarnn.engine.cuda.launch import place_of
 
     array = np.zeros((4, 3))
     assert place_of(array) == place_of(array[:])

@@ -20,7 +20,8 @@ from numbarnn.cells import CELLS
 @pytest.mark.parametrize("in_registers", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_registers):
-    from numbarnn.engine import cuda_weights, scan_cuda
+    from numbarnn.engine.cuda import scan as scan_cuda
+    from numbarnn.engine.cuda import weights as cuda_weights
 
     if not in_registers:
         monkeypatch.setattr(cuda_weights, "registers_of", lambda threads: 0)
@@ -42,7 +43,7 @@ def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_regist
 
 @on_emulated_gpu
 def test_16_bits_take_half_the_memory():
-    from numbarnn.engine.cuda_weights import plan_for
+    from numbarnn.engine.cuda.weights import plan_for
 
     full, half = (plan_for(CELLS["lstm"], 128, "float32", dtype) for dtype in (None, "float16"))
     assert full.shared_bytes == 2 * half.shared_bytes > 0

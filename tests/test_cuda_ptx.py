@@ -50,12 +50,12 @@ def is_its_reference(cell, precision, hidden, **options):
 def plans(cell, precision):
     """The plan of each number of hidden units that fits this GPU."""
     from numbarnn.cells import CELLS
-    from numbarnn.engine.cuda_weights import plan_for
+    from numbarnn.engine.cuda.weights import plan_for
 
     found = {
         hidden: plan_for(CELLS[cell], hidden, *PRECISIONS[precision]) for hidden in range(1, MOST_HIDDEN)
     }
-    most = GPU.limits.most_shared_memory
+    most = GPU.most_shared_memory
     return {hidden: plan for hidden, plan in found.items() if plan.fits(most)}
 
 
@@ -76,9 +76,9 @@ def test_scan_with_weights_in_shared_memory(cell, precision, which):
 
 @each_cell
 def test_steps_of_several_warps(monkeypatch, cell):
-    from numbarnn.layers import cuda_recurrent
+    from numbarnn.layers.cuda import recurrent_pass
 
-    monkeypatch.setattr(cuda_recurrent, "shared_memory", lambda: 0)
+    monkeypatch.setattr(recurrent_pass, "shared_memory", lambda: 0)
     is_its_reference(cell, "float32", MORE_THAN_A_WARP)
     assert {"step_forward", "step_backward"} <= set(GPU.launches)
 

@@ -47,7 +47,7 @@ def test_a_block_takes_the_steps_of_the_layer(cell, dtype, threads):
 @one_block
 @pytest.mark.parametrize("wrong", ["x", "h", "c", "units"])
 def test_what_does_not_fit_becomes_nan(wrong):
-    from numbarnn.engine.step_cuda import MOST_UNITS
+    from numbarnn.engine.cuda.step import MOST_UNITS
 
     hidden = MOST_UNITS + 1 if wrong == "units" else 5
     problem = random_problem("lstm", (1, 1, 3, hidden))

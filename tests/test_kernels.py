@@ -13,7 +13,7 @@ from numba.core.runtime import _nrt_python, rtsys
 
 import numbarnn
 from numbarnn import kernels
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.jit.compile_cache import kernel
 from numbarnn.kernels import gru_step, lstm_step, rnn_step
 
 GUARD = 7.0  # stands around the arrays that a step may write to

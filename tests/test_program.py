@@ -6,10 +6,10 @@ import weakref
 import numpy as np
 import pytest
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import FAULT, NO_FAULT, Program, make_ports, record, record_together
 from numbarnn.engine.threads import even_cuts
+from numbarnn.jit.compile_cache import inlined, kernel
 
 SIZE = 1000
 # With more parts than are offered at a time, and with parts that have nothing to do.

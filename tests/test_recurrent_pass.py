@@ -6,12 +6,12 @@ from conftest import LAYERS, assert_same, make_layer, random_problem, run_layer
 from numba.core import config
 
 import numbarnn
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.layers import passes, recurrent_pass
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.sequences import Layout
+from numbarnn.sequences.layout import Layout
 
 INPUTS, ROWS, LONGEST, BATCHES = 5, 6, 30, 15
 

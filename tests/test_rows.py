@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from conftest import TOLERANCE
 
-from numbarnn.engine.host import padded
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT, Program, make_ports, record
 from numbarnn.engine.rows import clear_rows, read_rows, write_rows
+from numbarnn.jit.cpu import padded
 from numbarnn.layers.bands import Bands
-from numbarnn.sequences import Layout, cuts_between
+from numbarnn.sequences.layout import Layout, cuts_between
 
 LENGTHS = np.array([2, 9, 1, 5, 9, 4])
 LONGEST = 9

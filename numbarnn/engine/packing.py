@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import called, inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.host import lanes, padded, registers
-from numbarnn.engine.simd import (
+from numbarnn.jit.compile_cache import called, inlined, kernel
+from numbarnn.jit.cpu import lanes, padded, registers
+from numbarnn.jit.vectors import (
     lane_count,
     load,
     load_part,

@@ -17,7 +17,6 @@ from llvmlite import ir
 from numba.core import config, types
 from numba.extending import intrinsic, overload
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import (
     ALONE,
     RECORD_ADDRESS,
@@ -29,8 +28,9 @@ from numbarnn.engine.fork import (
     fork,
     run_parts,
 )
-from numbarnn.engine.simd import element_pointer
 from numbarnn.engine.threads import run
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import element_pointer
 
 # Words of the ports. A kernel that finds a fault in what it reads writes where into FAULT; the program stops.
 FAULT, INPUT, OUTPUT, STATES_OUT, FIRST_STATE_IN = range(5)

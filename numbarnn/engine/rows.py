@@ -7,11 +7,11 @@ padded to whole vectors, with zeros. In an array with lengths, zeros follow the 
 ``ends[i]``.
 """
 
-from numbarnn.engine.atomics import atomic_load, compare_exchange
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import FAULT, INPUT, NO_FAULT, OUTPUT, array_at
-from numbarnn.engine.simd import all_true, fma, lane_count, load, load_part, store, store_part, zero_like
+from numbarnn.jit.atomics import atomic_load, compare_exchange
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import all_true, fma, lane_count, load, load_part, store, store_part, zero_like
 
 
 @inlined

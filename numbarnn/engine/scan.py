@@ -19,14 +19,15 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.cells import cell_backward, cell_forward, load_sums, panel_vectors, slots, window
-from numbarnn.engine.compile_cache import called, inlined, kernel
+from numbarnn.engine.barrier import arrive, leave, take_round
 from numbarnn.engine.fork import fork
-from numbarnn.engine.host import PANEL_VECTORS
 from numbarnn.engine.matmul import multiply, multiply_row
-from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.program import INPUT, OUTPUT, array_at
-from numbarnn.engine.simd import (
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
+from numbarnn.jit.compile_cache import called, inlined, kernel
+from numbarnn.jit.cpu import PANEL_VECTORS
+from numbarnn.jit.vectors import (
     fetch,
     fetch_each,
     lane_count,
@@ -38,7 +39,6 @@ from numbarnn.engine.simd import (
     store_part,
     store_run,
 )
-from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 
 SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside what else is there
 # The gradients of a batch of one row are summed by halves of a panel, so that more threads have a part.

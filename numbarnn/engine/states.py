@@ -5,7 +5,6 @@ They are kernels so that a whole pass can be recorded (``program.py``), not for 
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import (
     FAULT,
@@ -15,6 +14,7 @@ from numbarnn.engine.program import (
     STATES_OUT,
     array_at,
 )
+from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined

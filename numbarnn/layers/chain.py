@@ -8,7 +8,7 @@ import numpy as np
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import Layout
+from numbarnn.sequences.layout import Layout
 
 
 class Chain:

@@ -3,15 +3,15 @@
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.affine import (
+from numbarnn.engine.dense import (
     ACTIVATIONS,
     affine_backward,
     affine_forward,
     affine_weight_gradients,
 )
-from numbarnn.engine.host import PANEL_VECTORS, padded
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.threads import even_cuts, run
+from numbarnn.jit.cpu import PANEL_VECTORS, padded
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
@@ -93,7 +93,7 @@ class Dense(StatelessLayer):
     """
 
     pass_class = DensePass
-    cuda_pass = "cuda_stateless", "DenseCuda"
+    cuda_pass = "stateless", "DenseCuda"
 
     def __init__(
         self,

@@ -3,13 +3,14 @@
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.host import padded
 from numbarnn.engine.threads import even_cuts, run
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
-from numbarnn.sequences import Layout, Steps, describe_place, pack_tokens
+from numbarnn.sequences.layout import Layout
+from numbarnn.sequences.reading import Steps, describe_place, pack_tokens
 
 
 @inlined
@@ -97,7 +98,7 @@ class Embedding(StatelessLayer):
     """
 
     pass_class = EmbeddingPass
-    cuda_pass = "cuda_stateless", "EmbeddingCuda"
+    cuda_pass = "stateless", "EmbeddingCuda"
     takes_tokens = True
     takes_vectors = False
 

@@ -17,7 +17,7 @@ import numpy as np
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import get_num_threads, run
-from numbarnn.sequences import Layout
+from numbarnn.sequences.layout import Layout
 
 # A share of about 30 microseconds. A fork costs a few, but what one core wrote and another one reads next has
 # to travel between them: with 500,000 a training step of one row of 100 steps took longer on two threads.

@@ -7,7 +7,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.cuda_probe import is_on_gpu
+from numbarnn.devices import is_on_gpu
 from numbarnn.engine.packing import aligned_zeros, room_for
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
 from numbarnn.engine.threads import get_num_threads
@@ -15,7 +15,7 @@ from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
 from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, PackedDirection
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Steps,
     array_form,
     check_finite,
@@ -33,7 +33,7 @@ class Recurrent(Layer):
     """Base of the recurrent layers; see `LSTM` for the parameters."""
 
     pass_class = RecurrentPass
-    cuda_pass = "cuda_recurrent", "RecurrentCuda"
+    cuda_pass = "recurrent_pass", "RecurrentCuda"
     takes_vectors = False
     checks_while_reading = True
 
@@ -207,7 +207,7 @@ class Recurrent(Layer):
         """
         training = arguments.flag("training", training)
         if self.device == "cuda" and is_on_gpu(x):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.forward_recurrent(self, x, initial_state, lengths, training, seed)
         steps = self.read_input(x, lengths)
@@ -277,7 +277,7 @@ class Recurrent(Layer):
         run, form, layout, _, _ = self.latest_pass()
         input_gradient = arguments.flag("input_gradient", input_gradient)
         if self.device == "cuda" and is_on_gpu(dy):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.backward_recurrent(self, dy, dstate, input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
@@ -340,7 +340,7 @@ class Recurrent(Layer):
         if not self.built:
             raise RuntimeError("build(input_size) the layer, or use it once, before taking its weights")
         if self.device == "cuda":
-            from numbarnn.layers.cuda_recurrent import weights_of_steps  # where a GPU is asked for
+            from numbarnn.layers.cuda.recurrent_pass import weights_of_steps  # where a GPU is asked for
 
             return weights_of_steps(self)
         weights = self.packed(with_back=False)[0].weights

@@ -6,17 +6,17 @@ import numpy as np
 from numba.core import config
 
 from numbarnn.engine import scan
+from numbarnn.engine.barrier import make_meeting
 from numbarnn.engine.fork import MOST_PARTS
-from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
-from numbarnn.engine.meeting import make_meeting
 from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import check_rows, clear_rows, read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
+from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import cuts_between
+from numbarnn.sequences.layout import cuts_between
 
 # Up to so many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
 # thread takes a share, for all rows, and meets the others at every step. With 1 MB the two were level, until

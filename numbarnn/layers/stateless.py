@@ -3,9 +3,9 @@
 from typing import Any
 
 from numbarnn import arguments
-from numbarnn.engine.cuda_probe import is_on_gpu
+from numbarnn.devices import is_on_gpu
 from numbarnn.layers.base import Layer
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Steps,
     check_finite,
     pack_steps,
@@ -44,7 +44,7 @@ class StatelessLayer(Layer):
         """
         training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
         if self.device == "cuda" and is_on_gpu(x):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.forward_stateless(self, x, lengths, training, seed)
         steps = self.read_input(x, lengths)
@@ -83,7 +83,7 @@ class StatelessLayer(Layer):
         """
         run, form, layout, out_form, out_layout = self.latest_pass()
         if self.device == "cuda" and is_on_gpu(dy):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.backward_stateless(self, dy)
         size = self.output_size(self.known_input_size)

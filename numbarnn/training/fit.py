@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.random import seed_of
+from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.training.callbacks import Callback, History
@@ -113,7 +113,7 @@ def fit(
 def check_kernels_of(device: str, loss: Loss, samples: LabelledSamples, optimizer: Optimizer) -> None:
     """Raise a ValueError if a fit on this device cannot be with these, before anything is changed."""
     if device == "cuda":
-        from numbarnn.training.cuda_step import check_kernels  # where a GPU is asked for, not before
+        from numbarnn.training.cuda.step import check_kernels  # where a GPU is asked for, not before
 
         check_kernels(loss, samples, optimizer)
 
@@ -121,7 +121,7 @@ def check_kernels_of(device: str, loss: Loss, samples: LabelledSamples, optimize
 def _step_class(device: str) -> Any:
     if device == "cpu":
         return TrainingStep
-    from numbarnn.training.cuda_step import CudaTrainingStep  # where a GPU is asked for, not before
+    from numbarnn.training.cuda.step import CudaTrainingStep  # where a GPU is asked for, not before
 
     return CudaTrainingStep
 

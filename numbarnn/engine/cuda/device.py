@@ -1,0 +1,78 @@
+"""The one door to ``numba.cuda``: imported where a GPU is asked for, never before.
+
+Both the target that Numba brings and NVIDIA's package numba-cuda will do; with the latter installed the same
+import gives it. Under ``NUMBA_ENABLE_CUDASIM=1`` it is Numba's simulator, which runs the threads of a kernel
+as threads of Python; NumPy's arrays are then those of the GPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import cuda
+from numba.core import config
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+WARP = 1 if SIMULATED else 32  # threads that run in step: a block has a multiple of them
+REGISTERS = 65_536  # of 32 bits, of a multiprocessor
+MOST_REGISTERS = 255  # of a thread
+MOST_THREADS = 1024  # of a block
+SHARED_MEMORY = 48 * 1024  # that a block of any kernel can have; newer GPUs have more where it is asked for
+
+
+def registers_of(threads: int) -> int:
+    """The registers that a thread can have in a block of so many; they are given out by eights."""
+    return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)
+
+
+def kernel_for(threads: int) -> Callable:
+    """The decorator of a kernel for blocks of so many threads, so that they find registers enough."""
+    return cuda.jit if SIMULATED else cuda.jit(max_registers=registers_of(threads))
+
+
+def device(function: Callable) -> Callable:
+    """`function` for kernels to call."""
+    return cuda.jit(device=True)(function)
+
+
+def shared_memory() -> int:
+    """The shared memory that a block can have on this GPU, in bytes."""
+    if SIMULATED:
+        return SHARED_MEMORY
+    return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+
+
+class CompiledFunction:
+    """A kernel compiled for arguments of these types, as the driver knows it; of numba-cuda alone."""
+
+    def __init__(self, kernel: Any, kinds: tuple[Any, ...]) -> None:
+        from numba.cuda.cudadrv.driver import binding, driver
+
+        compiled = kernel.compile(kinds)
+        compiled.bind()
+        self._compiled = compiled  # keeps the machine code
+        self._function = compiled._codelibrary.get_cufunc()
+        self._binding, self._driver = binding, driver
+        self._handle = binding.CUfunction(int(self._function.handle))
+        self._allowed = 0
+
+    def allow_shared_memory(self, count: int) -> None:
+        """Let blocks have so many bytes beside the kernel's own arrays.
+
+        It is asked for however few they are: the limit without permission counts the kernel's own arrays too.
+        """
+        if count > self._allowed:
+            attribute = self._binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            function = self._function
+            self._driver.cuKernelSetAttribute(attribute, count, function.handle, function.device.id)
+            self._allowed = count
+
+    def launch(self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int) -> None:
+        """Start it; `arguments` is the address of the addresses of the arguments."""
+        (error,) = self._binding.cuLaunchKernel(
+            self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, 0
+        )
+        if error != self._binding.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(
+                f"the GPU's driver refused {blocks} blocks of {threads} threads with {shared_bytes} bytes of"
+                f" shared memory: {error.name}"
+            )

@@ -23,10 +23,10 @@ LEVELS = (
     ("numbarnn.jit",),
     ("numbarnn.cells",),
     ("numbarnn.engine",),
-    ("numbarnn.sequences.reading",),
+    ("numbarnn.sequences",),
     ("numbarnn.layers", "numbarnn.kernels"),
     ("numbarnn.training",),
-    ("numbarnn.models.sequential",),
+    ("numbarnn.models",),
     ("numbarnn",),
 )
 

@@ -1,7 +1,7 @@
 """A GPU on a machine without one: the PTX of what the library launches is run by ``ptx_interpreter``.
 
-Kernels are compiled by numba-cuda for a compute capability. They are launched with the blocks, threads, shared
-memory and parameters that the library hands to the driver, within the driver's limits. ``fake_cupy.py`` has
+Kernels are compiled by numba-cuda for a compute capability. They are launched with the blocks, threads,
+shared memory and parameters that the library hands to the driver, within its limits. ``fake_cupy.py`` has
 the arrays.
 
 `install` comes before any other use of ``device="cuda"``, and lasts as long as the process. What it replaces
@@ -13,7 +13,7 @@ import ctypes
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import fake_cupy
 import numpy as np
@@ -93,11 +93,23 @@ class Parameters:
 def array_of(numbers: list[np.generic], dtype: np.dtype) -> np.ndarray:
     """The array that has these parameters."""
     rank = (len(numbers) - SHAPE) // 2
-    shape, strides = (tuple(map(int, part)) for part in (numbers[SHAPE : SHAPE + rank], numbers[SHAPE + rank :]))
+    shape, strides = (
+        tuple(map(int, part)) for part in (numbers[SHAPE : SHAPE + rank], numbers[SHAPE + rank :])
+    )
     assert numbers[SIZE] == np.prod(shape), "the size of an array is not that of its shape"
     assert numbers[ITEMSIZE] == dtype.itemsize, "the dtype of an array is not that of the kernel"
     described = {"data": (int(numbers[POINTER]), False), "shape": shape, "strides": strides}
     return np.asarray(SimpleNamespace(__array_interface__={**described, "typestr": dtype.str, "version": 3}))
+
+
+class Launch(NamedTuple):
+    """A launch, and the shared memory of a block."""
+
+    kernel: str
+    blocks: int
+    threads: int
+    static_bytes: int
+    dynamic_bytes: int
 
 
 class FakeGPU:
@@ -112,15 +124,15 @@ class FakeGPU:
     ----------
     change_text : callable or None
         Takes the name of a kernel and its PTX, and returns the PTX to run: for faults that tests plant.
-    launches : list of str
-        The names of the kernels that were run.
+    launches : list of Launch
+        All that were run.
     """
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability = capability
         self.most_shared_memory = MOST_SHARED_MEMORY[capability]
         self.change_text: Callable[[str, str], str] | None = None
-        self.launches: list[str] = []
+        self.launches: list[Launch] = []
         self._texts: dict[Any, str] = {}
         self._kernels: dict[Any, Kernel] = {}
 
@@ -150,17 +162,17 @@ class FakeGPU:
     ) -> None:
         """Run a kernel, if the driver would."""
         kernel = self.compiled(dispatcher, kinds)
-        registers = dispatcher.targetoptions.get("max_registers") or 0
-        static_bytes = kernel.static_shared_bytes
-        check_launch(
-            self.capability, blocks, threads, registers, static_bytes, shared_bytes, allowed_bytes
+        launch = Launch(
+            dispatcher.py_func.__name__, blocks, threads, kernel.static_shared_bytes, shared_bytes
         )
+        registers = dispatcher.targetoptions.get("max_registers") or 0
+        check_launch(self.capability, *launch[1:3], registers, *launch[3:], allowed_bytes)
 
         def run() -> None:
             memory = GlobalMemory(parameters.arrays)
             kernel.run(blocks, threads, shared_bytes, parameters.in_memory(memory), memory)
             memory.copy_back()
-            self.launches.append(dispatcher.py_func.__name__)
+            self.launches.append(launch)
 
         STREAM.do(run)
 

@@ -5,6 +5,13 @@ matter to PTX alone: more than a warp of threads, weights in shared memory, the 
 planted in the kernels, that must be noticed.
 """
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import reference
 from conftest import (
@@ -18,12 +25,15 @@ from conftest import (
     random_problem,
     run_layer,
 )
-
+from driver_limits import LaunchError, check_launch
 from ptx_interpreter import PTXError
+
+import numbarnn
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="needs NUMBARNN_TEST_PTX=9.0")
 
 each_cell = pytest.mark.parametrize("cell", LAYERS)
+# The dtype of a layer, and that of its recurrent weights where it is another one.
 PRECISIONS = {"float64": ("float64", None), "float32": ("float32", None), "float16": ("float32", "float16")}
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
@@ -36,7 +46,7 @@ def is_its_reference(cell, precision, hidden, **options):
     """Forward and backward of a layer, on rows of unequal length."""
     dtype, weight_dtype = PRECISIONS[precision]
     problem = random_problem(cell, (STEPS, ROWS, INPUTS, hidden), dtype=dtype, ragged=True, **options)
-    layer_options = {"precision": "float16"} if weight_dtype else {}
+    layer_options = {"precision": weight_dtype} if weight_dtype else {}
     results = run_layer(make_layer(problem, device="cuda", **layer_options), problem)
     if weight_dtype:
         rounded = {
@@ -52,17 +62,31 @@ def plans(cell, precision):
     from numbarnn.cells import CELLS
     from numbarnn.engine.cuda.weights import plan_for
 
-    found = {
-        hidden: plan_for(CELLS[cell], hidden, *PRECISIONS[precision]) for hidden in range(1, MOST_HIDDEN)
-    }
-    most = GPU.most_shared_memory
-    return {hidden: plan for hidden, plan in found.items() if plan.fits(most)}
+    kind = PRECISIONS[precision]
+    found = {hidden: plan_for(CELLS[cell], hidden, *kind) for hidden in range(1, MOST_HIDDEN)}
+    return {hidden: plan for hidden, plan in found.items() if plan.fits(GPU.most_shared_memory)}
+
+
+def static_bytes_of(cell, precision, plan):
+    """Shared memory for h forward, and for the gradients of the sums backward: two of each, in turns."""
+    from numbarnn.cells import CELLS
+
+    size = np.dtype(PRECISIONS[precision][0]).itemsize
+    return [2 * vectors * plan.padded * size for vectors in (1, CELLS[cell].window)]
 
 
 @each_precision
 @each_cell
 def test_scan_of_several_warps(cell, precision):
+    begin = len(GPU.launches)
     is_its_reference(cell, precision, MORE_THAN_A_WARP, bidirectional=True)
+    plan = plans(cell, precision)[MORE_THAN_A_WARP]
+    shapes = {each.kernel: each[1:] for each in GPU.launches[begin:] if each.kernel.startswith("scan_")}
+    forward, backward = static_bytes_of(cell, precision, plan)
+    assert shapes == {
+        "scan_forward": (ROWS, plan.threads, forward, plan.shared_bytes),
+        "scan_backward": (ROWS, plan.threads, backward, plan.shared_bytes),
+    }
 
 
 @pytest.mark.parametrize("cell", LAYERS if ALL_CASES else ["lstm", "gru"])
@@ -79,22 +103,109 @@ def test_steps_of_several_warps(monkeypatch, cell):
     from numbarnn.layers.cuda import recurrent_pass
 
     monkeypatch.setattr(recurrent_pass, "shared_memory", lambda: 0)
+    begin = len(GPU.launches)
     is_its_reference(cell, "float32", MORE_THAN_A_WARP)
-    assert {"step_forward", "step_backward"} <= set(GPU.launches)
+    kernels = {launch.kernel for launch in GPU.launches[begin:]}
+    assert {"step_forward", "step_backward"} <= kernels
+    assert not {"scan_forward", "scan_backward"} & kernels
+
+
+def test_a_users_kernel_with_states_in_shared_memory():
+    from numba import cuda
+
+    from numbarnn.kernels import lstm_step
+
+    hidden, inputs = 5, 2
+
+    @cuda.jit
+    def walk(weights, signal, out):
+        h, c = cuda.shared.array(hidden, "float32"), cuda.shared.array(hidden, "float32")
+        x = cuda.shared.array(inputs, "float32")
+        thread = cuda.threadIdx.x
+        if thread < hidden:
+            h[thread] = c[thread] = 0.0
+        for t in range(signal.shape[0]):
+            if thread < inputs:
+                x[thread] = signal[t, thread]
+            cuda.syncthreads()
+            lstm_step(weights, x, h, c)
+            if thread < hidden:
+                out[t, thread] = h[thread]
+            cuda.syncthreads()
+
+    problem = random_problem("lstm", (4, 1, inputs, hidden), dtype="float32")
+    weights = make_layer(problem, device="cuda").kernel_weights()
+    out = np.zeros((4, hidden), np.float32)
+    with pytest.warns(match="Grid size|Host array"):
+        walk[1, 32](weights, problem.x[0], out)
+    wanted, _, _ = reference.forward("lstm", problem.parameters, problem.x)
+    assert_close(out, wanted[0], TOLERANCE["float32"], "float32")
+
+
+def test_each_layer_brings_what_its_kernels_need():
+    """In a process where no other layer was used before."""
+    program = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "import conftest, numbarnn, numpy as np\n"
+        "layer = numbarnn.Dense(2, 'tanh', device='cuda')\n"
+        "print(np.abs(layer.forward(np.ones((1, 2, 3), 'float32'))).max() < 1.0)"
+    )
+    tests, package = Path(__file__).parent, Path(numbarnn.__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tests, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 # ---- limits of the driver --------------------------------------------------------------------------------
 
 
+class KernelWithoutCode:
+    """Stands for a scan of which only the launch counts."""
+
+    def __init__(self, threads, static_bytes):
+        from numbarnn.engine.cuda.device import registers_of
+
+        self.targetoptions = {"max_registers": registers_of(threads)}
+        self.static_shared_bytes = static_bytes
+        self.py_func = type(self)
+
+    def run(self, *arguments):
+        """It does nothing."""
+
+
 @each_precision
 @each_cell
-def test_launches_of_every_size_are_within_the_limits(cell, precision):
-    """The largest scan that fits, and the sizes around the memory that is there without asking."""
-    dtype, _ = PRECISIONS[precision]
-    from numbarnn.cells import CELLS
-    from numbarnn.engine import cuda_launch, scan_cuda
-    for hidden, plan in plans(cell, precision).items():
-        pass
+def test_launches_of_every_size_are_within_the_limits(monkeypatch, cell, precision):
+    from numbarnn.engine.cuda import launch
+
+    monkeypatch.setattr(launch, "_launchers", {})
+    monkeypatch.setattr(GPU, "compiled", lambda kernel, kinds: kernel)
+    fitting = plans(cell, precision)
+    assert MORE_THAN_A_WARP in fitting
+    for plan in fitting.values():
+        for static_bytes in static_bytes_of(cell, precision, plan):
+            kernel = KernelWithoutCode(plan.threads, static_bytes)
+            launch.launch(kernel, ROWS, plan.threads, plan.shared_bytes)
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ((1, 1025, 0, 0, 0, None), "1 blocks of 1025 threads"),
+        ((0, 32, 0, 0, 0, None), "0 blocks of 32 threads"),
+        ((1, 512, 136, 0, 0, None), "512 threads of 136 registers"),
+        ((1, 32, 0, 48 * 1024 + 1, 0, None), "more than this GPU has"),
+        ((1, 32, 0, 8, 200 * 1024, 227 * 1024), "more than this GPU has"),
+        ((1, 32, 0, 8, 48 * 1024 - 7, None), "49144 are allowed"),
+        ((1, 32, 0, 0, 50 * 1024 + 1, 50 * 1024), "51200 are allowed"),
+    ],
+)
+def test_launches_beyond_the_limits(launch, said):
+    """Threads, registers and shared memory: of the kernel, of the launch, and what was allowed."""
+    with pytest.raises(LaunchError, match=said):
+        check_launch((9, 0), *launch)
 
 
 # ---- faults ----------------------------------------------------------------------------------------------
@@ -106,15 +217,15 @@ def without_barrier(text, which):
 
 
 FAULTS = {
-    "first barrier": lambda text: without_barrier(text, 0),
-    "second barrier": lambda text: without_barrier(text, 1),
-    "a shuffle": lambda text: re.sub(
+    "no first barrier": lambda text: without_barrier(text, 0),
+    "no second barrier": lambda text: without_barrier(text, 1),
+    "a shuffle less": lambda text: re.sub(
         r"shfl\.sync\.bfly\.b32\s+(%r\d+)\|%p\d+, (%r\d+).*?;", r"mov.b32 \1, \2;", text, count=1
     ),
-    "the other lane": lambda text: re.sub(
+    "another lane": lambda text: re.sub(
         r"(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )[^,]*,", r"\g<1>16,", text, count=1
     ),
-    "shared memory": lambda text: re.sub(
+    "less shared memory": lambda text: re.sub(
         r"(_smem_\d+)\[(\d+)\]", lambda found: f"{found[1]}[{int(found[2]) - 8}]", text, count=1
     ),
 }
@@ -124,17 +235,16 @@ FAULTS = {
 @pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"] if ALL_CASES else ["lstm"])
 def test_faults_are_noticed(monkeypatch, cell, way, fault):
-    """Each is taken away, or replaced, in one of the kernels."""
     changed = []
 
     def change(name, text):
         if name != f"scan_{way}":
             return text
         changed.append(FAULTS[fault](text))
-        assert changed[-1] != text
+        assert changed[-1] != text, "nothing to change"
         return changed[-1]
 
     monkeypatch.setattr(GPU, "change_text", change)
-    with pytest.raises((PTXError, AssertionError), match="race|outside|error .*, allowed"):
+    with pytest.raises((PTXError, AssertionError), match=r"race in|outside every buffer|error .*, allowed"):
         is_its_reference(cell, "float32", MORE_THAN_A_WARP)
     assert changed

@@ -170,7 +170,9 @@ def test_fused_products_round_once():
 def test_dynamic_shared_memory_begins_where_the_other_ends():
     """There a load of 8 bytes is misaligned, though the variable before begins at a multiple of 8."""
     text = KERNEL.replace("words[128];", "words[132];\n.extern .shared .align 4 .b8 more[];")
-    program = "mov.u64 %rd6, more; @%p2 st.shared.v2.u32 [%rd6+{}], {{%r1, %r1}}; @%p2 st.shared.u32 [words], %r1;"
+    program = (
+        "mov.u64 %rd6, more; @%p2 st.shared.v2.u32 [%rd6+{}], {{%r1, %r1}}; @%p2 st.shared.u32 [words], %r1;"
+    )
     buffer = np.zeros(1, np.uint32)
     memory = GlobalMemory([buffer])
 

@@ -113,7 +113,9 @@ class Layout:
         self.ranges: dict[str, list[tuple[int, int]]] = {"shared": [], "local": []}
         end, guards = {"shared": 0, "local": 0}, {"shared": GUARD, "local": GUARD}
         # Dynamic shared memory is behind all else.
-        for name, (space, alignment, size) in sorted(variables.items(), key=lambda item: item[1].size is None):
+        for name, (space, alignment, size) in sorted(
+            variables.items(), key=lambda item: item[1].size is None
+        ):
             begin = round_up(end[space], alignment)
             low = self.offsets[name] = begin + guards[space]
             if size is not None:

@@ -33,14 +33,14 @@ from numbarnn.training.losses import LOSSES, CrossEntropy
 NUMBERS = {"float32": types.float32, "float64": types.float64}
 
 
-def assembler() -> Path:
-    """The ptxas of the package nvidia-cuda-nvcc."""
+def program(name: str) -> Path:
+    """A program of NVIDIA's packages: the assembler, ptxas, or the disassembler, nvdisasm."""
     found = importlib.util.find_spec("nvidia")
     folders = found.submodule_search_locations if found else []
-    for path in sorted(path for folder in folders for path in Path(folder).rglob("ptxas*")):
-        if path.is_file():
+    for path in sorted(path for folder in folders for path in Path(folder).rglob(f"{name}*")):
+        if path.is_file() and path.stem == name:
             return path
-    raise SystemExit('no ptxas: pip install ".[ptx]"')
+    raise SystemExit(f'no {name}: pip install ".[ptx]"')
 
 
 def scans_of(cell, hidden, dtype, weight_dtype):
@@ -111,21 +111,42 @@ def users_kernels(cell, dtype):
         yield "step of a user", kernel, types.void(weights, vector, vector), MOST_REGISTERS
 
 
+def instructions_of_a_step(binary):
+    """How many instructions the time loop of a scan has: it has a barrier, and no other loop in it."""
+    done = subprocess.run([program("nvdisasm"), "-c", binary], capture_output=True, text=True, check=True)
+    names, labels, branches = [], {}, []
+    for line in done.stdout.splitlines():
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = len(names)
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);", line):
+            target = re.search(r"\.L_\w+", found[2])
+            if found[1].startswith("BRA") and target:
+                branches.append((target[0], len(names)))
+            names.append(found[1])
+    loops = [(labels[label], last) for label, last in branches if labels[label] < last]
+    ((first, last),) = [loop for loop in loops if any("BAR" in name for name in names[slice(*loop)])]
+    inside = [loop for loop in loops if first <= loop[0] < loop[1] < last]
+    assert not inside, f"loops in the time loop: {inside}"
+    return last + 1 - first
+
+
 def examine(name, kernel, signature, limit, capability):
     # Kernels that call functions ask the present device what it is.
     device = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
         text, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
+        source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(text)
         command = [
-            assembler(), "-v", f"-arch=sm_{capability[0]}{capability[1]}",
-            f"-maxrregcount={limit}", "-o", Path(folder, "kernel.cubin"), source,
+            program("ptxas"), "-v", f"-arch=sm_{capability[0]}{capability[1]}",
+            f"-maxrregcount={limit}", "-o", binary, source,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{name}: {done.stderr}")
+        if done.returncode != 0:
+            raise SystemExit(f"{name}: {done.stderr}")
+        is_scan = name in ("forward", "backward")
+        step = instructions_of_a_step(binary) if is_scan else None
 
     def total(what):
         return sum(map(int, re.findall(rf"(\d+) bytes {what}", done.stderr)))
@@ -136,6 +157,7 @@ def examine(name, kernel, signature, limit, capability):
         "spilled": total("spill"),
         "stack": total("stack frame"),
         "float64": len(re.findall(r"\.f64", text)),
+        "instructions of a step": step,
     }
 
 

@@ -13,7 +13,8 @@ from numbarnn.engine.cuda.pointwise import gather, scatter
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass
-from numbarnn.sequences.layout import Form, Layout, flat_rows
+from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.reading import Form
 
 
 class CudaBuffers(Buffers):

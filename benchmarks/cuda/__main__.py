@@ -44,8 +44,10 @@ def main() -> None:
                 with open(arguments.out / "results.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 
-        limit = min(stage.seconds, end - time.monotonic())
-        print(f"\n== {stage.name}: {stage.title} (at most {max(limit, 0.0):.0f} s)", flush=True)
+        # Its share of what is left: what one stage does not need, the next ones have.
+        waiting = sum(other.share for other in stages[len(outcomes) :])
+        limit = (end - time.monotonic()) * stage.share / waiting
+        print(f"\n== {stage.name}: {stage.title} (at most {limit:.0f} s)", flush=True)
         outcomes.append(run_stage(stage, limit, arguments.quick, keep))
         if arguments.out is not None:
             (arguments.out / "cuda.md").write_text(report.markdown(lines), encoding="utf-8")

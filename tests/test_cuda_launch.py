@@ -81,42 +81,83 @@ def at(pointer, count, dtype):
     return np.frombuffer((kind * count).from_address(pointer), np.dtype(kind))
 
 
-def stand_in_for_cublas(calls):
-    def gemm_ex(handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
-                computing, algorithm):  # fmt: skip
-        calls.append((handle, computing, algorithm))
+class StandInForCuBLAS:
+    """Its functions, of which `cublasGemmEx` multiplies on the host."""
+
+    def __init__(self):
+        self.calls = []
+        self.cublasCreate_v2 = lambda handle: 0
+        self.cublasSetStream_v2 = Recorder(self.calls, "stream")
+        self.cublasSetWorkspace_v2 = Recorder(self.calls, "workspace")
+        self.cublasGemmEx = Gemm(self.calls)
+
+
+class Recorder:
+    """A function of the library that writes down its name and its second argument."""
+
+    def __init__(self, calls, name, status=0):
+        self.calls, self.name, self.status = calls, name, status
+
+    def __call__(self, handle, first, *others):
+        self.calls.append((self.name, first))
+        return self.status
+
+
+class Gemm:
+    """``cublasGemmEx`` by its documentation."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __call__(self, handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind,
+                 ldc, computing, algorithm):  # fmt: skip
+        self.calls.append((computing, algorithm))
         first = column_major(at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
         second = column_major(at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
         out = column_major(at(c, ldc * n, c_kind), m, n, ldc, False)
         out[...] = at(alpha, 1, c_kind)[0] * (first @ second) + at(beta, 1, c_kind)[0] * out
+        return 0
 
-    return types.SimpleNamespace(gemmEx=gemm_ex)
+
+@pytest.fixture
+def cublas(monkeypatch):
+    """Products by `StandInForCuBLAS`, on streams of a stand-in for CuPy."""
+    from numbarnn.engine.cuda import matmul
+
+    streams = [types.SimpleNamespace(ptr=0)]
+    cupy = types.SimpleNamespace(
+        empty=lambda count, dtype: own(np.empty(count, dtype)),
+        cuda=types.SimpleNamespace(get_current_stream=lambda: streams[-1]),
+    )
+    monkeypatch.setattr(matmul, "SIMULATED", False)
+    monkeypatch.setattr(matmul, "arrays", lambda: cupy)
+    functions = StandInForCuBLAS()
+    library = matmul.CuBLAS(functions)
+    monkeypatch.setattr(matmul, "_library", lambda: library)
+    return matmul, functions, streams
 
 
 @pytest.mark.parametrize(("dtype", "computing"), [("float32", 68), ("float64", 70)])
-def test_multiply_by_cublas(monkeypatch, dtype, computing):
-    from numbarnn.engine.cuda import matmul as cuda_products
-
-    calls = []
-    modules = {
-        "cupy": types.ModuleType("cupy"),
-        "cupy.cuda": types.SimpleNamespace(device=types.SimpleNamespace(get_cublas_handle=lambda: 7)),
-        "cupy_backends": types.ModuleType("cupy_backends"),
-        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
-        "cupy_backends.cuda.libs": types.SimpleNamespace(cublas=stand_in_for_cublas(calls)),
-    }
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(cuda_products, "SIMULATED", False)
+def test_multiply_by_cublas(cublas, dtype, computing):
+    matmul, functions, streams = cublas
     rng = np.random.default_rng(0)
     a, b, begun = (own(rng.standard_normal(shape).astype(dtype)) for shape in ((2, 5), (4, 5), (2, 4)))
     out = own(begun)
-    cuda_products.multiply(a, b.T, out)
+    matmul.multiply(a, b.T, out)
     np.testing.assert_allclose(out, np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    streams.append(types.SimpleNamespace(ptr=5))
     out = own(begun)
-    cuda_products.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
+    matmul.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
     np.testing.assert_allclose(out, np.asarray(begun) + np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
-    assert calls == [(7, computing, -1), (7, 77 if dtype == "float32" else 70, -1)]
+    kinds = [call for call in functions.calls if call[0] != "workspace"]
+    assert kinds == [("stream", 0), (computing, -1), ("stream", 5), (77 if dtype == "float32" else 70, -1)]
+
+
+def test_what_cublas_refuses(cublas):
+    matmul, functions, _ = cublas
+    functions.cublasSetStream_v2.status = 1
+    with pytest.raises(RuntimeError, match="cuBLAS could not take a stream: status 1"):
+        matmul.multiply(own(np.ones((2, 3))), own(np.ones((3, 4))), own(np.ones((2, 4))))
 
 
 class Function:

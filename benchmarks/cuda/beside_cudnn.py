@@ -1,8 +1,8 @@
 """Layers beside PyTorch's, which are cuDNN's, in float32 without TF32: equal lengths, and ragged rows.
 
 Each library has a process of its own, and they take turns. PyTorch gets equal lengths as an array and ragged
-rows packed, which cuDNN runs by other kernels; ours are arrays, with lengths where rows are ragged. Arrays are
-on the GPU. Times include launches, and one wait for several steps. A training step is forward, backward
+rows packed, which cuDNN runs by other kernels; ours are arrays, with lengths where rows are ragged. Arrays
+are on the GPU. Times include launches, and one wait for several steps. A training step is forward, backward
 without the input's gradient, and a change of the weights.
 """
 

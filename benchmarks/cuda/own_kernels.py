@@ -1,8 +1,8 @@
 """The scans by themselves, by the GPU's clock: microseconds a time step, beside what was predicted.
 
-A block has one row. What a step of it takes was predicted by the longest of three: issuing its instructions on
-four schedulers, reading weights from shared memory at 128 bytes a cycle, and the latency of the chain from one
-h to the next. The floor is the time of the multiplications alone on all of the multiprocessor's units.
+A block has one row. What a step of it takes was predicted by the longest of three: issuing its instructions
+on four schedulers, reading weights from shared memory at 128 bytes a cycle, and the latency of the chain from
+one h to the next. The floor is the time of the multiplications alone on all of the multiprocessor's units.
 """
 
 from typing import NamedTuple

@@ -92,6 +92,7 @@ class _Part:
     def _take(self, text: str, said: list[str]) -> None:
         if not text.startswith("{"):
             said.append(text)
+            print(text, end="", flush=True)
             return
         line = json.loads(text)
         if "total" in line:

@@ -1,5 +1,8 @@
 """What users do: whole fits, predictions, arrays of CuPy and PyTorch in and out, step functions."""
 
+import cProfile
+import io
+import pstats
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ MOST_TIMES_THE_CPU = 1.0
 
 def cases(part: str, quick: bool) -> list[str]:
     found = ["arrays of CuPy", "arrays of PyTorch", "step function", "small fits", "token fit"]
-    return found[:2] if quick else [*found, "streamed fit", "Japanese Vowels", "break-even"]
+    return found[:2] if quick else [*found, "streamed fit", "Japanese Vowels", "break-even", "profile"]
 
 
 def run(case: str) -> dict:
@@ -21,6 +24,7 @@ def run(case: str) -> dict:
         "arrays of CuPy": arrays_of_cupy, "arrays of PyTorch": arrays_of_torch,
         "step function": step_function, "small fits": small_fits, "token fit": token_fit,
         "streamed fit": streamed_fit, "Japanese Vowels": japanese_vowels, "break-even": break_even,
+        "profile": profile,
     }  # fmt: skip
     return functions[case]()
 
@@ -116,7 +120,8 @@ def small_fits() -> dict:
         def model_of(device):
             return numbarnn.Sequential(
                 numbarnn.GRU(6, bidirectional=True, return_sequences=True, dtype="float64"),
-                numbarnn.MeanOverTime(), numbarnn.Dropout(0.2), numbarnn.Dense(3), device=device,
+                numbarnn.MeanOverTime(dtype="float64"), numbarnn.Dropout(0.2, dtype="float64"),
+                numbarnn.Dense(3, dtype="float64"), device=device,
             )  # fmt: skip
 
         found[name] = both(model_of, x, labels, optimizer=name, epochs=3, batch_size=8, clip_norm=1.0)
@@ -132,7 +137,8 @@ def token_fit() -> dict:
     def model_of(device):
         return numbarnn.Sequential(
             numbarnn.Embedding(11, 5, dtype="float64"),
-            numbarnn.LSTM(7, return_sequences=True, dtype="float64"), numbarnn.Dense(11), device=device,
+            numbarnn.LSTM(7, return_sequences=True, dtype="float64"), numbarnn.Dense(11, dtype="float64"),
+            device=device,
         )  # fmt: skip
 
     found = both(model_of, x, x, loss="cross_entropy", optimizer="adam", epochs=3, batch_size=8)
@@ -149,7 +155,9 @@ def streamed_fit() -> dict:
     x, labels = ragged(40, 12, 3), np.arange(40) % 2
 
     def model_of(device):
-        return numbarnn.Sequential(numbarnn.RNN(6, dtype="float64"), numbarnn.Dense(2), device=device)
+        return numbarnn.Sequential(
+            numbarnn.RNN(6, dtype="float64"), numbarnn.Dense(2, dtype="float64"), device=device
+        )
 
     with mock.patch.object(step, "free_bytes", lambda: 0.0):
         found = both(model_of, x, labels, optimizer="adam", epochs=3, batch_size=8)
@@ -169,6 +177,23 @@ def japanese_vowels() -> dict:
     found = both(model_of, x, y, optimizer="adam", epochs=EPOCHS, batch_size=vowels.BATCH_SIZE)
     found["ratio"] = found["cpu_seconds"] / found["cuda_seconds"]
     return found
+
+
+def profile() -> dict:
+    """Where the host's time goes in a fit on the GPU."""
+    (x, y), _ = vowels.load()
+    model = numbarnn.Sequential(
+        numbarnn.GRU(vowels.HIDDEN_SIZE, bidirectional=True, return_sequences=True),
+        numbarnn.MaxOverTime(), numbarnn.Dense(vowels.CLASSES), device="cuda",
+    )  # fmt: skip
+    options = {"epochs": 10, "batch_size": vowels.BATCH_SIZE, "verbose": False}
+    model.fit(x, y, **options)
+    profiler = cProfile.Profile()
+    profiler.runcall(model.fit, x, y, **options)
+    said = io.StringIO()
+    pstats.Stats(profiler, stream=said).sort_stats("tottime").print_stats(45)
+    print(said.getvalue(), flush=True)
+    return {}
 
 
 def break_even() -> dict:

@@ -20,14 +20,27 @@ class CudaTrainer:
         As there.
     x, dy : arrays (B, T, I), (B, T, H)
         In the host's memory; they go to the GPU once.
+    lengths : int64 array (B,), optional
+        Valid steps of each row.
+    steps_a_call : int
+        Of `forward` and `train`.
     options
         Of the layer.
     """
 
-    def __init__(self, cell: str, hidden_size: int, x: np.ndarray, dy: np.ndarray, **options: Any) -> None:
+    def __init__(
+        self,
+        cell: str,
+        hidden_size: int,
+        x: np.ndarray,
+        dy: np.ndarray,
+        lengths: np.ndarray | None = None,
+        steps_a_call: int = STEPS_A_CALL,
+        **options: Any,
+    ) -> None:
         from numbarnn.engine.cuda.arrays import arrays, wait  # where there is a GPU
 
-        self.wait = wait
+        self.wait, self.lengths, self.steps_a_call = wait, lengths, steps_a_call
         self.layer = LAYERS[cell](hidden_size, device="cuda", **options)
         self.layer.build(x.shape[2])
         self.layer.set_parameters(parameters(cell, x.shape[2], hidden_size))
@@ -37,22 +50,22 @@ class CudaTrainer:
 
     def outputs(self) -> Any:
         """Without a tape."""
-        return self.layer.forward(self.x)[0]
+        return self.layer.forward(self.x, lengths=self.lengths)[0]
 
     def gradients(self) -> None:
         """Forward and backward; the gradients stay on the GPU."""
-        self.layer.forward(self.x, training=True)
+        self.layer.forward(self.x, lengths=self.lengths, training=True)
         self.layer.backward(self.dy, input_gradient=False)
 
     def forward(self) -> None:
         """So many forward passes."""
-        for _ in range(STEPS_A_CALL):
+        for _ in range(self.steps_a_call):
             self.outputs()
         self.wait()
 
     def train(self) -> None:
         """So many training steps."""
-        for _ in range(STEPS_A_CALL):
+        for _ in range(self.steps_a_call):
             self.gradients()
             self.on_gpu.flat_values *= self.alternation.next()  # as an optimiser changes them
         self.wait()

@@ -63,6 +63,12 @@ def parse_shape(text: str) -> Shape:
     return Shape(*map(int, text.split(",")))
 
 
+def spread_lengths(shape: Shape) -> np.ndarray:
+    """Lengths (B,) of ragged rows, spread evenly from a fifth of T to T, in no order."""
+    lengths = np.linspace(shape.T, max(1, shape.T // 5), shape.B).astype(np.int64)
+    return np.random.default_rng(0).permutation(lengths)
+
+
 def inputs(shape: Shape, directions: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """x (B, T, I) and the gradient of the outputs (B, T, D * H), float32, the same at every call."""
     rng = np.random.default_rng(0)

@@ -2,6 +2,8 @@
 
 MOST_THREADS, MOST_BLOCKS = 1024, (1 << 31) - 1
 REGISTERS = 65_536  # of a multiprocessor
+PARTS = 4  # of a multiprocessor: each has a quarter of the registers, and the same number of warps
+WARP = 32  # threads
 SHARED_MEMORY = 48 * 1024  # of a block, static and dynamic, where no more was asked for
 # Shared memory that a block can have where it was asked for, by compute capability.
 MOST_SHARED_MEMORY = {
@@ -41,7 +43,8 @@ def check_launch(
     shared = f"{dynamic_bytes} bytes of shared memory beside {static_bytes} static ones"
     if not (1 <= threads <= MOST_THREADS and 1 <= blocks <= MOST_BLOCKS):
         raise LaunchError(f"{blocks} blocks of {threads} threads")
-    if registers * threads > REGISTERS:
+    warps = -(-threads // (WARP * PARTS)) * PARTS
+    if registers * warps * WARP > REGISTERS:
         raise LaunchError(f"{threads} threads of {registers} registers")
     if static_bytes > SHARED_MEMORY or static_bytes + allowed > MOST_SHARED_MEMORY[capability]:
         raise LaunchError(f"{shared}: more than this GPU has")

@@ -176,40 +176,59 @@ def numbers_at(pointer: int, count: int, dtype: int) -> np.ndarray:
     return np.frombuffer((kind * count).from_address(pointer), np.dtype(kind))
 
 
-def gemm_ex(handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
-            computing, algorithm):  # fmt: skip
-    """What cublasGemmEx does, by its documentation."""
-    first = column_major(numbers_at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
-    second = column_major(numbers_at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
-    out = column_major(numbers_at(c, ldc * n, c_kind), m, n, ldc, False)
-    scale, share = (numbers_at(pointer, 1, c_kind)[0] for pointer in (alpha, beta))
+class Recorder:
+    """A function of cuBLAS that writes down its name and its second argument."""
 
-    def multiply() -> None:
-        product = scale * (first @ second)
-        out[...] = product if share == 0.0 else product + share * out  # with 0, out is not read
+    def __init__(self, calls: list[Any], name: str) -> None:
+        self.calls, self.name, self.status = calls, name, 0
 
-    STREAM.do(multiply)
+    def __call__(self, handle: Any, first: Any, *others: Any) -> int:
+        self.calls.append((self.name, first))
+        return self.status
 
 
-def modules(gemm: Callable[..., None] = gemm_ex) -> dict[str, Any]:
-    """What to put into ``sys.modules``."""
+class Gemm:
+    """``cublasGemmEx``, by its documentation."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
+
+    def __call__(self, handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind,
+                 ldc, computing, algorithm):  # fmt: skip
+        self.calls.append((computing, algorithm))
+        first = column_major(numbers_at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
+        second = column_major(numbers_at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
+        out = column_major(numbers_at(c, ldc * n, c_kind), m, n, ldc, False)
+        scale, share = (numbers_at(pointer, 1, c_kind)[0] for pointer in (alpha, beta))
+
+        def multiply() -> None:
+            product = scale * (first @ second)
+            out[...] = product if share == 0.0 else product + share * out  # with 0, out is not read
+
+        STREAM.do(multiply)
+        return 0
+
+
+class FakeCuBLAS:
+    """The functions of cuBLAS, and what they were called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.cublasCreate_v2 = lambda handle: 0
+        self.cublasSetStream_v2 = Recorder(self.calls, "stream")
+        self.cublasSetWorkspace_v2 = Recorder(self.calls, "workspace")
+        self.cublasGemmEx = Gemm(self.calls)
+
+
+def install() -> None:
+    """Put CuPy in place."""
     cupy = types.ModuleType("cupy")
     cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
     cupy.__getattr__ = function_of_numpy
     cupy.ndarray, cupy.asarray, cupy.empty = GpuArray, asarray, empty
     cupy.cuda = types.SimpleNamespace(
         Stream=CuPyStream, Event=Idle, MemoryPool=Idle, Device=Idle, get_current_stream=CuPyStream,
-        using_allocator=contextlib.nullcontext, device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
+        using_allocator=contextlib.nullcontext,
     )  # fmt: skip
-    return {
-        "cupy": cupy,
-        "cupy.cuda": cupy.cuda,
-        "cupyx": types.SimpleNamespace(empty_pinned=np.empty),
-        "cupy_backends": types.ModuleType("cupy_backends"),
-        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
-        "cupy_backends.cuda.libs": types.SimpleNamespace(cublas=types.SimpleNamespace(gemmEx=gemm)),
-    }
-
-
-def install() -> None:
-    sys.modules.update(modules())
+    sys.modules["cupy"] = cupy
+    sys.modules["cupyx"] = types.SimpleNamespace(empty_pinned=np.empty)

@@ -239,6 +239,11 @@ def install(capability: tuple[int, int]) -> FakeGPU:
     cuda_device.CompiledFunction = FakeFunction
     arrays.on_host = lambda array: array.get() if isinstance(array, GpuArray) else array
 
+    from numbarnn.engine.cuda import matmul
+
+    cublas = matmul.CuBLAS(fake_cupy.FakeCuBLAS())
+    matmul._library = lambda: cublas
+
     from numbarnn.layers.cuda.passes import CudaBuffers
     from numbarnn.layers.passes import Buffers
 

@@ -2,13 +2,12 @@
 
 import contextlib
 import ctypes
-import sys
 import types
 
 import numpy as np
 import pytest
 from conftest import in_simulator
-from fake_cupy import GpuArray, column_major, gemm_ex, modules
+from fake_cupy import FakeCuBLAS, GpuArray, column_major
 
 pytestmark = in_simulator
 
@@ -60,28 +59,45 @@ def own(array):
     return np.array(array, order="K").view(GpuArray)
 
 
+@pytest.fixture
+def cublas(monkeypatch):
+    """Products by `FakeCuBLAS`, on streams of a stand-in for CuPy."""
+    from numbarnn.engine.cuda import matmul
+
+    streams = [types.SimpleNamespace(ptr=0)]
+    cupy = types.SimpleNamespace(
+        empty=lambda count, dtype: own(np.empty(count, dtype)),
+        cuda=types.SimpleNamespace(get_current_stream=lambda: streams[-1]),
+    )
+    monkeypatch.setattr(matmul, "SIMULATED", False)
+    monkeypatch.setattr(matmul, "arrays", lambda: cupy)
+    functions = FakeCuBLAS()
+    library = matmul.CuBLAS(functions)
+    monkeypatch.setattr(matmul, "_library", lambda: library)
+    return matmul, functions, streams
+
+
 @pytest.mark.parametrize(("dtype", "computing"), [("float32", 68), ("float64", 70)])
-def test_multiply_by_cublas(monkeypatch, dtype, computing):
-    from numbarnn.engine.cuda import matmul as cuda_products
-
-    calls = []
-
-    def gemm(*arguments):
-        calls.append((arguments[0], *arguments[-2:]))
-        gemm_ex(*arguments)
-
-    for name, module in modules(gemm).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(cuda_products, "SIMULATED", False)
+def test_multiply_by_cublas(cublas, dtype, computing):
+    matmul, functions, streams = cublas
     rng = np.random.default_rng(0)
     a, b, begun = (own(rng.standard_normal(shape).astype(dtype)) for shape in ((2, 5), (4, 5), (2, 4)))
     out = own(begun)
-    cuda_products.multiply(a, b.T, out)
+    matmul.multiply(a, b.T, out)
     np.testing.assert_allclose(out.get(), a.get() @ b.get().T, rtol=1e-5)
+    streams.append(types.SimpleNamespace(ptr=5))
     out = own(begun)
-    cuda_products.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
+    matmul.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
     np.testing.assert_allclose(out.get(), begun.get() + a.get() @ b.get().T, rtol=1e-5)
-    assert calls == [(7, computing, -1), (7, 77 if dtype == "float32" else 70, -1)]
+    kinds = [call for call in functions.calls if call[0] != "workspace"]
+    assert kinds == [("stream", 0), (computing, -1), ("stream", 5), (77 if dtype == "float32" else 70, -1)]
+
+
+def test_what_cublas_refuses(cublas):
+    matmul, functions, _ = cublas
+    functions.cublasSetStream_v2.status = 1
+    with pytest.raises(RuntimeError, match="cuBLAS could not take a stream: status 1"):
+        matmul.multiply(own(np.ones((2, 3))), own(np.ones((3, 4))), own(np.ones((2, 4))))
 
 
 class Function:

@@ -196,6 +196,7 @@ def test_launches_of_every_size_are_within_the_limits(monkeypatch, cell, precisi
         ((1, 1025, 0, 0, 0, None), "1 blocks of 1025 threads"),
         ((0, 32, 0, 0, 0, None), "0 blocks of 32 threads"),
         ((1, 512, 136, 0, 0, None), "512 threads of 136 registers"),
+        ((1, 13 * 32, 152, 0, 0, None), "416 threads of 152 registers"),
         ((1, 32, 0, 48 * 1024 + 1, 0, None), "more than this GPU has"),
         ((1, 32, 0, 8, 200 * 1024, 227 * 1024), "more than this GPU has"),
         ((1, 32, 0, 8, 48 * 1024 - 7, None), "49144 are allowed"),

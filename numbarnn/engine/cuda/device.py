@@ -14,14 +14,19 @@ from numba.core import config
 SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32  # threads that run in step: a block has a multiple of them
 REGISTERS = 65_536  # of 32 bits, of a multiprocessor
+PARTS = 4  # of a multiprocessor
 MOST_REGISTERS = 255  # of a thread
 MOST_THREADS = 1024  # of a block
 SHARED_MEMORY = 48 * 1024  # that a block of any kernel can have; newer GPUs have more where it is asked for
 
 
 def registers_of(threads: int) -> int:
-    """The registers that a thread can have in a block of so many; they are given out by eights."""
-    return min(MOST_REGISTERS, REGISTERS // threads // 8 * 8)
+    """The registers that a thread can have in a block of so many; they are given out by eights.
+
+    A multiprocessor has four parts with a quarter of the registers each, and a warp has all of its in one.
+    """
+    shared_out = -(-threads // (PARTS * 32)) * PARTS * 32
+    return min(MOST_REGISTERS, REGISTERS // shared_out // 8 * 8)
 
 
 def kernel_for(threads: int) -> Callable:

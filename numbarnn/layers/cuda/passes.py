@@ -41,8 +41,12 @@ def rows_of(layout: Layout) -> Rows:
     """The arrays of a layout on the GPU, which all layers of a pass read."""
     on_gpu = _rows.get(layout)
     if on_gpu is None:
-        arrays_of_layout = (layout.offset, layout.lengths, layout.order, layout.places)
-        on_gpu = _rows[layout] = tuple(map(arrays().asarray, arrays_of_layout))
+        parts = (layout.offset, layout.lengths, layout.order, layout.places)
+        together = arrays().asarray(np.concatenate(parts))  # one transfer
+        ends = np.cumsum([part.size for part in parts]).tolist()
+        on_gpu = _rows[layout] = tuple(
+            together[end - part.size : end] for part, end in zip(parts, ends, strict=True)
+        )
     return Rows(layout, *on_gpu)
 
 

@@ -75,7 +75,11 @@ class CudaDirection:
     ) -> None:
         self.cell, self.direction = cell, direction
         self.tf32 = precision != "float32"
-        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = parameters
+        self.weight_ih, self.weight_hh, *biases = parameters
+        # The kernels take arrays of the GPU, also where they do not look at them.
+        self.bias_ih, self.bias_hh = (
+            bias if bias.size > 0 else arrays().zeros(0, bias.dtype) for bias in biases
+        )
         self.gradients = gradients
         self.dtype = self.weight_hh.dtype
         self.hidden = self.weight_hh.shape[1]

@@ -16,6 +16,7 @@ import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays
 from numbarnn.engine.cuda.device import SIMULATED
+from numbarnn.engine.cuda.pointwise import gather
 
 
 class Resident:
@@ -32,7 +33,12 @@ class Resident:
 
     def take(self, rows: np.ndarray) -> Any:
         """These rows of the values."""
-        return self.values[arrays().asarray(rows)]
+        places = arrays().asarray(rows)
+        if self.values.ndim == 1:
+            return self.values[places]
+        taken = arrays().empty((len(rows), self.values.shape[1]), self.values.dtype)
+        gather(places, self.values, taken)
+        return taken
 
 
 class Streams:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, on_host
+from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.engine.cuda.pointwise import gather, scatter
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.jit.cpu import padded
@@ -79,6 +80,13 @@ def to_flat(packed: Any, form: Form) -> Any:
 def scatter_steps(packed: Any, starts: np.ndarray, layout: Layout, flat: Any) -> None:
     """The one of ``sequences.py``, with both matrices on the GPU."""
     scatter(arrays().asarray(flat_rows(starts, layout)), packed, flat)
+
+
+def sum_rows(buffers: Buffers, matrix: Any, out: Any) -> None:
+    """out (n,) = the sum of the rows of a matrix (N, n), in full precision, whatever the layer's."""
+    ones = buffers.matrix("ones", len(matrix), 1)
+    ones[...] = 1.0
+    multiply(ones.reshape(1, -1), matrix, out.reshape(1, -1))
 
 
 class CudaPass(Pass):

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
+from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.cuda.parameters import join
-from numbarnn.layers.cuda.passes import CudaBuffers
+from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
 from numbarnn.sequences.layout import Layout, flat_rows
 from numbarnn.training.cuda import loss_kernels as losses_cuda
 from numbarnn.training.cuda import update_kernels as updates_cuda
@@ -123,7 +124,10 @@ class CudaTrainingStep:
         factor = clipping_factor(self.gradients, norm, self.clip_norm, self.clip_value)
         limit = np.inf if self.clip_value is None else self.clip_value
         self.updates.update(learning_rate, limit, factor)
-        outcome = xp.stack([xp.dot(losses, batch.factors), scores.sum(), norm])
+        outcome = xp.empty(3, y.dtype)
+        multiply(losses.reshape(1, -1), batch.factors.reshape(-1, 1), outcome[0:1].reshape(1, 1))
+        sum_rows(self.buffers, scores.reshape(-1, 1), outcome[1:2])
+        outcome[2:3] = norm
         self.taken.append(Taken(place, learning_rate, batch.total_weight, layout.total, outcome))
 
     def leave(self) -> None:

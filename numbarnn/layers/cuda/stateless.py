@@ -43,7 +43,7 @@ class EmbeddingCuda(CudaPass):
     def prepare(self, layout, x, seed):
         self.begin(layout)
         self.tokens = x
-        self.y = self.buffers.matrix("y", layout.total, self.layer.dim)
+        self.y = self.buffers.matrix("y", layout.total, self.layer.embedding_dim)
         return layout, self.y
 
     def forward(self):

@@ -62,8 +62,8 @@ def declare_product(module, element):
 def product_name(element) -> str:
     """The symbol of the product of one dtype.
 
-    Code that a user's function was cached with must not meet the product of another version: the name says
-    which sources it was made from.
+    Code that a user's function was cached with must not be linked with the product of another version: the
+    name says which sources it was made from.
     """
     return f"numbarnn_multiply_f{8 * _bytes(element)}_{shared_digest()[:16]}"
 

@@ -4,7 +4,7 @@ Three decorators make every compiled function of the package:
 
 - ``@kernel``: called from Python; lazily compiled, releases the GIL, cached on disk.
 - ``@inlined``: called from kernels only; a plain Python function that the compiler inlines.
-- ``@called``: the same for long functions, which stay functions of their own.
+- ``@noinline``: the same for long functions, which stay functions of their own.
 
 Numba's own cache keys a function by its own source file, so an edit of a cell would leave a stale time
 loop behind. Here every entry is stamped with a digest of all sources that can be inlined into a kernel.
@@ -225,7 +225,7 @@ def kernel(function: Callable) -> Callable:
     return compiled
 
 
-def called(function: Callable) -> Callable:
+def noinline(function: Callable) -> Callable:
     """Let kernels call `function`, which stays callable as plain Python: for what is long and called seldom.
 
     An `inlined` function is optimised again in every function around it, which takes time to compile.

@@ -417,13 +417,13 @@ class Sequential:
         for rows in batches(np.arange(steps.rows), batch_size):
             batch_form = samples.form_of(rows)
             layout = batch_form.layout
-            x_packed = chain.bring(samples.pack(batch_form, layout), steps.width())
+            x_packed = chain.to_device(samples.pack(batch_form, layout), steps.width())
             out_layout, y = chain.prepare(layout, x_packed, 0)
             chain.forward()
             if steps.on_gpu:
                 cuda_passes.scatter_steps(y, form.starts[rows], out_layout, flat)
             else:
-                scatter_steps(chain.fetch(y), form.starts[rows], out_layout, flat)
+                scatter_steps(chain.to_host(y), form.starts[rows], out_layout, flat)
         return in_form(flat, form)
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:

@@ -87,12 +87,12 @@ class CudaPass(Pass):
         self.buffers = CudaBuffers(layer.dtype)
         self.parameters = layer.cuda_parameters()
 
-    def bring(self, matrix, columns):
+    def to_device(self, matrix, columns):
         if not isinstance(matrix, np.ndarray):
             return matrix  # the caller's data were on the GPU already
         return arrays().asarray(matrix if matrix.ndim == 1 else np.ascontiguousarray(matrix[:, :columns]))
 
-    def fetch(self, matrix):
+    def to_host(self, matrix):
         rows, columns = matrix.shape
         padded_rows = aligned_zeros((rows, padded(columns, matrix.dtype)), matrix.dtype)
         padded_rows[:, :columns] = on_host(matrix)

@@ -109,7 +109,7 @@ class CudaTrainingStep:
         self.buffers = CudaBuffers(samples.dtype)
         self.taken: list[Taken] = []
 
-    def take(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
+    def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors."""
         xp, batch = arrays(), self.samples.batch(rows)
         layout, y = self.chain.prepare(batch.layout, batch.x, seed)

@@ -178,7 +178,7 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """Steps divided by a running root mean square of the gradients [1]_.
+    """FlatBatch divided by a running root mean square of the gradients [1]_.
 
     ::
 

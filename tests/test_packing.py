@@ -18,7 +18,7 @@ from numbarnn.engine.packing import (
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.compile_cache import kernel
 from numbarnn.jit.cpu import lanes
-from numbarnn.layers.packed_direction import WeightPanels
+from numbarnn.layers.weight_panels import WeightPanels
 
 GUARD = 64  # elements around each parameter that nobody may read or write
 

@@ -13,8 +13,8 @@ from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_to
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALIZERS, initial_matrix
-from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, WeightPanels
 from numbarnn.layers.recurrent_pass import RecurrentPass
+from numbarnn.layers.weight_panels import PACKED_NUMBERS_WORTH_A_FORK, WeightPanels
 from numbarnn.sequences.reading import (
     FlatBatch,
     array_form,

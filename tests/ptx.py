@@ -2,7 +2,7 @@
 
 ``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``; with ``others`` in place of
 a cell, the kernels of all other layers, losses and optimisers. Numba's simulator must be off, and
-``pip install ".[ptx]"`` brings the compiler.
+``pip install --group ptx`` brings the compiler.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def assembler() -> Path:
     for path in sorted(path for folder in folders for path in Path(folder).rglob("ptxas*")):
         if path.is_file():
             return path
-    raise SystemExit('no ptxas: pip install ".[ptx]"')
+    raise SystemExit("no ptxas: pip install --group ptx")
 
 
 def scans_of(cell, hidden, dtype, weight_dtype):

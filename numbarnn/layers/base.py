@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.devices import check_device, cuda_available
@@ -89,14 +90,14 @@ class Layer:
         options["dtype"] = None if self.follows_input_dtype else self.dtype.name
         return options
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles take the options and the parameters, and none of the buffers."""
         values = self.flat_values.copy() if self.built else None
         return _rebuild, (type(self), self.options, self.input_size, values)
 
     # ---- parameters --------------------------------------------------------------------------------------
 
-    def use_dtype(self, dtype) -> None:
+    def use_dtype(self, dtype: DTypeLike) -> None:
         """Work in another dtype from now on; for layers without parameters."""
         if np.dtype(dtype) != self.dtype:
             self.dtype = np.dtype(dtype)
@@ -305,7 +306,7 @@ def _float_dtype_of(x: Any) -> str:
 
 
 def _rebuild(
-    layer_class, options: dict[str, Any], input_size: int | None, values: np.ndarray | None
+    layer_class: type["Layer"], options: dict[str, Any], input_size: int | None, values: np.ndarray | None
 ) -> Layer:
     if options["device"] == "cuda" and not cuda_available():
         warnings.warn(

@@ -38,7 +38,7 @@ class Chain:
         """A batch of the host, to where the layers work; see `Pass.to_device`."""
         return self.passes[0].to_device(x, columns)
 
-    def to_host(self, y: Any) -> np.ndarray:
+    def to_host(self, y: Any) -> Any:
         """The output, in the host's memory."""
         return self.passes[-1].to_host(y)
 

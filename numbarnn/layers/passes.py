@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import Call, record
@@ -27,7 +28,7 @@ OPERATIONS_WORTH_A_THREAD = 2_000_000
 class Buffers:
     """Named arrays that grow when a larger batch comes and are otherwise used again."""
 
-    def __init__(self, dtype) -> None:
+    def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self._arrays: dict[Any, np.ndarray] = {}
         self._views: dict[Any, np.ndarray] = {}
@@ -92,7 +93,7 @@ class Pass:
         where this pass works."""
         return matrix
 
-    def to_host(self, matrix: Any) -> np.ndarray:
+    def to_host(self, matrix: Any) -> Any:
         """`to_device` in the other direction: a matrix of this pass as one of the host, its rows padded to
         whole vectors."""
         return matrix
@@ -100,11 +101,11 @@ class Pass:
     def hand_out_gradients(self) -> None:
         """The gradients of the parameters that backward left are those of the layer from now on."""
 
-    def run(self, kernel: Callable, *arguments: Any) -> None:
+    def run(self, kernel: Callable[..., None], *arguments: Any) -> None:
         """Run a kernel that works on parts of the rows."""
         run(kernel, self.cuts.size - 1, self.cuts, *arguments)
 
-    def record(self, kernel: Callable, *arguments: Any) -> Call:
+    def record(self, kernel: Callable[..., None], *arguments: Any) -> Call:
         """`run` written down, for a program."""
         return record(kernel, self.cuts, *arguments)
 

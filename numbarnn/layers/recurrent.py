@@ -1,5 +1,6 @@
 """RNN, LSTM and GRU: stacked and bidirectional layers of one cell."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALI
 from numbarnn.layers.recurrent_pass import RecurrentPass
 from numbarnn.layers.weight_panels import PACKED_NUMBERS_WORTH_A_FORK, WeightPanels
 from numbarnn.sequences.reading import (
+    BatchForm,
     FlatBatch,
     array_form,
     check_finite,
@@ -92,13 +94,13 @@ class Recurrent(Layer):
         ]
         return f"{type(self).__name__}({', '.join([str(self.hidden_size), *said])})"
 
-    def output_size(self, input_size):
+    def output_size(self, input_size: int) -> int:
         return self.directions * self.hidden_size
 
-    def gives_sequence(self, takes_sequence):
+    def gives_sequence(self, takes_sequence: bool) -> bool:
         return self.return_sequences
 
-    def parameter_shapes(self, input_size):
+    def parameter_shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
         rows = len(self.cell.gates) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {}
         for level in range(self.num_layers):
@@ -111,7 +113,7 @@ class Recurrent(Layer):
                     shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
         return shapes
 
-    def initialize(self, name, shape, rng):
+    def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         gates, hidden = len(self.cell.gates), self.hidden_size
         if name.startswith("weight"):
             chosen = self.weight_initializer if "_ih" in name else self.recurrent_initializer
@@ -119,13 +121,13 @@ class Recurrent(Layer):
                 [initial_matrix(chosen, hidden, shape[1], rng, units=hidden) for _ in range(gates)]
             )
         if self.weight_initializer == "pytorch":
-            return initial_matrix("pytorch", 1, shape[0], rng, units=hidden)[0]
+            return initial_matrix("pytorch", 1, shape[0], rng, units=hidden).reshape(shape)
         values = np.zeros((gates, hidden))
         if self.cell.forget_gate and "_ih" in name:
             values[self.cell.gates.index(self.cell.forget_gate)] = 1.0  # an open memory at the start
         return values.reshape(shape)
 
-    def build(self, input_size, seed=None):
+    def build(self, input_size: int, seed: int | None = None) -> None:
         super().build(input_size, seed)
         self.direction_values = self.by_direction(self.values)
         self.direction_gradients = self.by_direction(self._gradients)
@@ -136,7 +138,7 @@ class Recurrent(Layer):
         self._packing_programs: dict[tuple[bool, int], Program] = {}
         self._packed_version = {True: -1, False: -1}
 
-    def by_direction(self, arrays):
+    def by_direction(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
         result = []
         for k in range(self.num_layers * self.directions):
@@ -156,7 +158,7 @@ class Recurrent(Layer):
                     self._packed_version[with_transposed] = self._packed_version[False] = self.version
         return self._packed
 
-    def _packing_program(self, with_transposed, threads):
+    def _packing_program(self, with_transposed: bool, threads: int) -> Program:
         program = self._packing_programs.get((with_transposed, threads))
         if program is None:
             chains = [
@@ -177,7 +179,14 @@ class Recurrent(Layer):
             self._zeros = aligned_zeros(width, self.dtype)
         return self._zeros
 
-    def forward(self, x, initial_state=None, lengths=None, training=False, seed=None):
+    def forward(
+        self,
+        x: Any,
+        initial_state: Any = None,
+        lengths: Any = None,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> tuple[Any, Any]:
         """Run over sequences.
 
         Parameters
@@ -214,7 +223,15 @@ class Recurrent(Layer):
         y, state = self._run(steps, initial_state, training, seed, "x", "initial_state")
         return in_form(y, steps.form), state
 
-    def _run(self, steps, initial_state, training, seed, x_name, state_name):
+    def _run(
+        self,
+        steps: FlatBatch,
+        initial_state: Any,
+        training: bool,
+        seed: int | None,
+        x_name: str,
+        state_name: str,
+    ) -> tuple[np.ndarray, Any]:
         """The outputs as a flat matrix, and the final states; errors call the arguments by these names."""
         form = steps.form
         if seed is not None or (training and self.dropout > 0.0):
@@ -232,13 +249,13 @@ class Recurrent(Layer):
         self.remember_pass(run, form, form.layout, form, form.layout)
         return y, self.export_states(states)
 
-    def _fault_error(self, fault, form, x_name, state_name):
+    def _fault_error(self, fault: int, form: BatchForm, x_name: str, state_name: str) -> ValueError:
         if fault > NO_FAULT:
             return fault_error(form, fault, x_name, self.dtype)
         name = self.cell.states[FAULT_IN_STATE - fault]
         return arguments.not_finite(f"{state_name} ({name})", self.dtype)
 
-    def read_input(self, x, lengths, name="x"):
+    def read_input(self, x: Any, lengths: Any, name: str = "x") -> FlatBatch:
         # Most calls bring an array that needs no change; a small layer runs in few microseconds.
         if type(x) is np.ndarray and x.dtype == self.dtype and x.ndim == 3:
             rows, count, width = x.shape
@@ -246,7 +263,7 @@ class Recurrent(Layer):
                 return FlatBatch(x.reshape(rows * count, width), array_form(rows, count, lengths))
         return super().read_input(x, lengths, name)
 
-    def backward(self, dy, dstate=None, input_gradient=True):
+    def backward(self, dy: Any, dstate: Any = None, input_gradient: bool = True) -> tuple[Any, Any]:
         """Backpropagation through the latest ``forward(training=True)``, exact and over all steps.
 
         Gradients of the parameters are in `gradients` afterwards; nothing accumulates.
@@ -290,7 +307,7 @@ class Recurrent(Layer):
         self.release_pass()
         return (None if dx is None else in_form(dx, form)), self.export_states(dstates)
 
-    def step(self, x_t, state=None):
+    def step(self, x_t: Any, state: Any = None) -> tuple[np.ndarray, Any]:
         """Advance by one time step, for streaming.
 
         Parameters
@@ -349,7 +366,7 @@ class Recurrent(Layer):
             copy[...] = array
         return self.cell.weights(*copies)
 
-    def _read_states(self, state, rows, name):
+    def _read_states(self, state: Any, rows: int, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Given states as a pair of contiguous (L * D, B, H) arrays; empty ones for none."""
         if state is None:
             return self._no_states
@@ -361,17 +378,17 @@ class Recurrent(Layer):
             raise ValueError(f"{name} must be a tuple ({', '.join(names)}) of arrays")
         return self._read_state(state[0], shape, name, "h"), self._read_state(state[1], shape, name, "c")
 
-    def _read_state(self, state, shape, name, label):
+    def _read_state(self, state: Any, shape: tuple[int, ...], name: str, label: str) -> np.ndarray:
         if type(state) is np.ndarray and state.shape == shape and state.dtype == self.dtype:
             if state.flags.c_contiguous and state.flags.writeable:
                 return state  # the pass finds numbers that are not finite
         # Read-only arrays are a type of their own to Numba, which would compile for each combination.
         return np.array(arguments.finite_array(f"{name} ({label})", state, shape, self.dtype), order="C")
 
-    def _empty_states(self, rows):
+    def _empty_states(self, rows: int) -> np.ndarray:
         return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)
 
-    def export_states(self, states):
+    def export_states(self, states: np.ndarray) -> Any:
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
         return states[0] if len(states) == 1 else (states[0], states[1])
 

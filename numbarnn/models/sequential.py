@@ -499,7 +499,15 @@ class Sequential:
             sequence = layer.gives_sequence(sequence)
         return sequence
 
-    def _label(self, steps, y, loss, size, sample_weight=None, class_weight=None) -> LabelledSamples:
+    def _label(
+        self,
+        steps: FlatBatch,
+        y: Any,
+        loss: Loss,
+        size: int,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+    ) -> LabelledSamples:
         per_step = self._gives_sequence(steps.form)
         tokens = self.layers[0].takes_tokens
         if steps.on_gpu and not tokens:
@@ -523,8 +531,8 @@ def _check_limit(value: Any, name: str) -> float | None:
 def _check_callbacks(callbacks: Any) -> list[Callback]:
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of callbacks, not {type(callbacks).__name__}")
-    callbacks = list(callbacks)
-    for i, callback in enumerate(callbacks):
+    listed: list[Callback] = list(callbacks)
+    for i, callback in enumerate(listed):
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks[{i}] must be a Callback, not {type(callback).__name__}")
-    return callbacks
+    return listed

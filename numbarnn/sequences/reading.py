@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.engine.packing import aligned_zeros
@@ -78,7 +79,7 @@ class FlatBatch(NamedTuple):
 
 
 def read_steps(
-    x: Any, dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
+    x: Any, dtype: DTypeLike, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
 ) -> FlatBatch:
     """Check a batch and lay it out flat.
 
@@ -139,7 +140,7 @@ def array_form(rows: int, steps: int, lengths: Any) -> "BatchForm":
     return _padded_form(lengths.tobytes(), steps)
 
 
-def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> FlatBatch:
+def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> FlatBatch:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
     if not tokens and type(x[0]) is np.ndarray and x[0].dtype == dtype:
@@ -163,7 +164,7 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> FlatBatch:
     return FlatBatch(np.concatenate(rows), _list_form(tuple(map(len, rows))))
 
 
-def _joined(rows: Any, dtype) -> FlatBatch | None:
+def _joined(rows: Any, dtype: DTypeLike) -> FlatBatch | None:
     """Rows that fit one another, as most do, without a look at each; None where something is amiss."""
     try:
         values = np.concatenate(rows)
@@ -194,7 +195,7 @@ def _list_form(lengths: tuple[int, ...]) -> "BatchForm":
     return BatchForm(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
 
 
-def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
+def _as_numbers(x: Any, dtype: DTypeLike, name: str, tokens: bool) -> np.ndarray:
     """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
     if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous:
         return x  # nothing to do: a streaming loop calls this every few microseconds
@@ -217,7 +218,7 @@ def check_finite(steps: FlatBatch, name: str) -> None:
         raise fault_error(steps.form, fault, name, steps.values.dtype)
 
 
-def fault_error(form: "BatchForm", flat_row: int, name: str, dtype) -> ValueError:
+def fault_error(form: "BatchForm", flat_row: int, name: str, dtype: DTypeLike) -> ValueError:
     """The error for a row that holds NaN or infinity."""
     place = describe_place(form, flat_row)
     return ValueError(f"{name} must be finite: {place} holds NaN or infinity (as {dtype})")
@@ -241,7 +242,7 @@ def describe_place(form: BatchForm, flat_row: int) -> str:
 
 def pack_tokens(steps: FlatBatch, layout: Layout) -> np.ndarray:
     """The tokens (N,) in packed order."""
-    return steps.values[flat_rows(steps.form.starts, layout)]
+    return steps.values.take(flat_rows(steps.form.starts, layout))
 
 
 def unpack_steps(packed: np.ndarray, size: int, form: BatchForm, layout: Layout) -> Any:
@@ -251,8 +252,8 @@ def unpack_steps(packed: np.ndarray, size: int, form: BatchForm, layout: Layout)
     return in_form(flat, form)
 
 
-def flat_matrix(form: BatchForm, size: int, dtype) -> np.ndarray:
-    """Room for all steps in the caller's order; rows behind a sequence's end are 0."""
+def flat_matrix(form: BatchForm, size: int, dtype: DTypeLike) -> np.ndarray:
+    """A matrix for all steps in the caller's order; rows behind a sequence's end are 0."""
     make = np.empty if form.is_full or form.is_list else np.zeros
     return make((form.flat_rows, size), dtype)
 
@@ -266,7 +267,7 @@ def in_form(flat: Any, form: BatchForm) -> Any:
     return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1])
 
 
-def read_like(dy: Any, form: BatchForm, size: int, dtype, name: str) -> np.ndarray:
+def read_like(dy: Any, form: BatchForm, size: int, dtype: DTypeLike, name: str) -> np.ndarray:
     """The flat matrix of a gradient that must have the form and shape of an output.
 
     Raises

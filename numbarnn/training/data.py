@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.jit.cpu import padded
@@ -93,7 +94,7 @@ class LabelledSamples(Samples):
         per_step: bool,
         loss: Loss,
         size: int,
-        dtype,
+        dtype: DTypeLike,
         sample_weight: Any = None,
         class_weight: Any = None,
     ) -> None:
@@ -182,8 +183,8 @@ def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndar
         if class_weight != "balanced":
             raise ValueError(f'class_weight must be a dict or "balanced", not {class_weight!r}')
         counts = np.bincount(targets, minlength=size)
-        per_class = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return per_class[targets]
+        per_class: np.ndarray = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return per_class.take(targets)
     if not isinstance(class_weight, dict):
         raise TypeError(f'class_weight must be a dict or "balanced", not {type(class_weight).__name__}')
     per_class = np.ones(size)
@@ -191,10 +192,10 @@ def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndar
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < size:
             raise ValueError(f"class_weight has the label {label!r}; labels are 0..{size - 1}")
         per_class[label] = arguments.nonnegative(f"class_weight[{label}]", weight)
-    return per_class[targets]
+    return per_class.take(targets)
 
 
-def read_samples(x: Any, dtype, name: str, *, time: bool, tokens: bool) -> FlatBatch:
+def read_samples(x: Any, dtype: DTypeLike, name: str, *, time: bool, tokens: bool) -> FlatBatch:
     """`read_steps` for a fit, with a check that all numbers are finite before anything begins."""
     steps = read_steps(x, dtype, name, time=time, tokens=tokens)
     if not tokens:

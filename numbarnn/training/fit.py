@@ -21,7 +21,9 @@ from numbarnn.training.step import RunningMetrics, TrainingStep
 EVALUATION_BATCH = 256
 
 
-def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""):
+def evaluate(
+    layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""
+) -> dict[str, float]:
     """Mean loss and score over all samples."""
     chain, metrics = Chain(layers, training=False), RunningMetrics()
     for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):

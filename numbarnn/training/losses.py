@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from numbarnn.arguments import from_registry, positive
 from numbarnn.training.loss_kernels import (
@@ -38,7 +38,7 @@ class Loss(ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
 
-    def probabilities(self, outputs: ArrayLike) -> NDArray:
+    def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         """The model's outputs as probabilities.
 
         Parameters
@@ -62,7 +62,7 @@ class Loss(ABC):
         )
 
     @abstractmethod
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         """Targets in the form that `rows` reads.
 
         Parameters
@@ -86,7 +86,7 @@ class Loss(ABC):
         """
 
     @abstractmethod
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         """The function that `rows` calls, and the arguments that it takes before those of `rows`.
 
         Parameters
@@ -104,16 +104,16 @@ class Loss(ABC):
 
     def rows(
         self,
-        outputs: NDArray,
+        outputs: np.ndarray,
         size: int,
-        targets: NDArray,
-        weights: NDArray,
+        targets: np.ndarray,
+        weights: np.ndarray,
         scale: float,
-        losses: NDArray,
-        scores: NDArray,
-        doutputs: NDArray,
-        active: NDArray,
-        offset: NDArray,
+        losses: np.ndarray,
+        scores: np.ndarray,
+        doutputs: np.ndarray,
+        active: np.ndarray,
+        offset: np.ndarray,
         row_start: int,
         row_stop: int,
     ) -> None:
@@ -185,16 +185,17 @@ class CrossEntropy(Loss):
     name = "cross_entropy"
     metric = "accuracy"
 
-    def probabilities(self, outputs: ArrayLike) -> NDArray:
+    def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         logits = _as_array(outputs)
         with np.errstate(invalid="ignore"):  # inf - inf: NaN tells of it
             powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
+        probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+        return probabilities
 
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         return class_targets(y, size, dtype)
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return (cross_entropy_of_labels if targets.ndim == 1 else cross_entropy_of_shares), ()
 
 
@@ -221,15 +222,16 @@ class BinaryCrossEntropy(Loss):
     name = "binary_cross_entropy"
     metric = "accuracy"
 
-    def probabilities(self, outputs: ArrayLike) -> NDArray:
+    def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         logits = _as_array(outputs)
         e = np.exp(-np.abs(logits))
-        return np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
+        probability: np.ndarray = np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
+        return probability
 
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         return probability_targets(y, size, dtype)
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return binary_cross_entropy, ()
 
 
@@ -238,7 +240,7 @@ class _Regression(Loss):
 
     metric = "mae"
 
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         return real_targets(y, size, dtype)
 
 
@@ -259,7 +261,7 @@ class MeanSquaredError(_Regression):
 
     name = "mse"
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return square_then_line, (1.0, 0.0, math.inf)
 
 
@@ -280,7 +282,7 @@ class MeanAbsoluteError(_Regression):
 
     name = "mae"
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return square_then_line, (0.0, 1.0, 0.0)
 
 
@@ -324,7 +326,7 @@ class Huber(_Regression):
     def __post_init__(self) -> None:
         positive("delta", self.delta)
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return square_then_line, (0.5, float(self.delta), float(self.delta))
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numbarnn.arguments import fraction, from_registry, nonnegative
 from numbarnn.engine.packing import aligned_zeros
@@ -33,7 +32,7 @@ class OptimizerState:
     """
 
     step: int
-    averages: list[tuple[NDArray, ...]]
+    averages: list[tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Optimizer(ABC):
     def numbers_at(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """The kernel's last arguments, its settings, for update number `step` (from 1)."""
 
-    def start(self, arrays: Sequence[NDArray]) -> OptimizerState:
+    def start(self, arrays: Sequence[np.ndarray]) -> OptimizerState:
         """A fresh state for a list of parameters.
 
         Parameters
@@ -81,8 +80,8 @@ class Optimizer(ABC):
     def update(
         self,
         state: OptimizerState,
-        values: Sequence[NDArray],
-        gradients: Sequence[NDArray],
+        values: Sequence[np.ndarray],
+        gradients: Sequence[np.ndarray],
         learning_rate: float,
         limit: float = math.inf,
         factor: float = 1.0,

@@ -29,7 +29,7 @@ class RunningMetrics:
         self.weight += batch.total_weight
         self.score += score
         self.count += losses.size
-        return loss
+        return float(loss)
 
     def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
         # No weight at all in these batches: the loss is 0, as its gradient was.

@@ -1,13 +1,13 @@
 """Checks of the targets `y`: what the losses make of them, or an error that says what is wrong where."""
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 # Shares of the classes come from somebody's float32 or float16 softmax, or are typed by hand.
 SUM_TOLERANCE = 1e-3
 
 
-def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
     """Labels (n,) as int64, or shares of the classes (n, size) as `dtype`, C-contiguous.
 
     Raises
@@ -39,7 +39,7 @@ def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
     return np.ascontiguousarray(array, np.int64)
 
 
-def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
     """Numbers from 0 to 1 as an array (n, size) of `dtype`, C-contiguous; (n,) will do for one output.
 
     Raises
@@ -54,7 +54,7 @@ def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
     return np.ascontiguousarray(array, dtype)
 
 
-def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
     """Finite numbers as an array (n, size) of `dtype`, C-contiguous; (n,) will do for one output.
 
     Raises
@@ -71,7 +71,7 @@ def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
     return values
 
 
-def _numbers(y: ArrayLike) -> NDArray:
+def _numbers(y: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(y)
     except ValueError:
@@ -83,7 +83,7 @@ def _numbers(y: ArrayLike) -> NDArray:
     return array
 
 
-def _columns(array: NDArray, size: int) -> NDArray:
+def _columns(array: np.ndarray, size: int) -> np.ndarray:
     if array.ndim == 1 and size == 1:
         return array[:, None]
     if array.ndim != 2 or array.shape[1] != size:
@@ -94,7 +94,7 @@ def _columns(array: NDArray, size: int) -> NDArray:
     return array
 
 
-def _refuse(wrong: NDArray, values: NDArray, wanted: str, what: str = "") -> None:
+def _refuse(wrong: np.ndarray, values: np.ndarray, wanted: str, what: str = "") -> None:
     """Raise an error that names the first place where `wrong` holds, if there is one."""
     if not wrong.any():
         return

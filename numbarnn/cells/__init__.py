@@ -31,7 +31,7 @@ def cell_forward(weights, sums, states):
 
 
 def cell_backward(weights, saved, previous, new, dstates):
-    """``(dsums, dprevious)``: one step of the cell that `weights` belongs to, undone."""
+    """``(dsums, dprevious)``: backward of one step of the cell that `weights` belongs to."""
     return _BY_WEIGHTS[type(weights)].backward(saved, previous, new, dstates)
 
 

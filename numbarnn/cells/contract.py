@@ -35,8 +35,8 @@ class Cell:
         ``forward(sums, states) -> (saved, new_states)``: one step of one unit, on tuples of numbers or
         vectors; `saved` takes the place of `sums` until backward.
     backward : callable
-        ``backward(saved, previous, new, dstates) -> (dsums, dprevious)``: `forward` undone; `dprevious` holds
-        the direct paths only, what flows back through the sums is the scan's part.
+        ``backward(saved, previous, new, dstates) -> (dsums, dprevious)``: backward of `forward`; `dprevious`
+        holds the direct paths only, what flows back through the sums is the scan's part.
     forget_gate : str, optional
         The gate whose input bias starts at 1.
     """

@@ -42,7 +42,8 @@ def forward(sums, states):
 
 
 def backward(saved, previous, new, dstates):
-    """`forward` undone, last line first: gradients of the sums, and of the states by the direct paths."""
+    """Backward of `forward`, last line first: gradients of the sums, and of the states by the direct
+    paths."""
     i, f, g, o = saved
     _, c = previous
     _, c_new = new

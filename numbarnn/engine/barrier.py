@@ -31,7 +31,7 @@ from numbarnn.jit.atomics import atomic_add, atomic_load, atomic_store, relax
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 
 # Words of a barrier. On a cache line of its own each: how many parts have begun, one more than the first
-# round that all are there for, how many have left, and from PROGRESS on the round that each part is in.
+# round that all have arrived for, how many have left, and from PROGRESS on the round that each part is in.
 # Between runs they are 0. On two more lines are the leader's notes, which stay.
 LINE_WORDS = 8
 ARRIVED, TOGETHER, LEFT, NOTES = range(0, 4 * LINE_WORDS, LINE_WORDS)
@@ -47,7 +47,7 @@ NO_TRIALS = np.iinfo(np.int64).max  # in NEXT_TRIAL
 DISMISSED = np.iinfo(np.int64).max  # in TOGETHER: no round of this run is for all
 WORTH_SHARING = 7 / 8  # of the time alone, for other threads have something better to do
 
-# Looks at a word before a thread takes it easier, and before the processor is offered to another thread: the
+# Reads of a word before a thread relaxes, and before the processor is offered to another thread: the
 # system may have put the very thread that we wait for on our own core, and NumPy's threads want to work
 # between our kernels.
 LOOKS_BEFORE_RELAXING = 200
@@ -55,7 +55,7 @@ LOOKS_BEFORE_YIELD = 1000
 
 
 def make_barrier(parts: int, trials: bool) -> np.ndarray:
-    """A barrier of so many parts; with trials, or always together."""
+    """A barrier of `parts` parts; with trials, or always together."""
     barrier = np.zeros(PROGRESS + parts * LINE_WORDS, np.int64)
     barrier[CLOCK_ADDRESS] = barrier.ctypes.data + CLOCK * WORD_BYTES
     barrier[NEXT_TRIAL] = 0 if trials else NO_TRIALS

@@ -34,7 +34,7 @@ def aligned_zeros(shape, dtype) -> np.ndarray:
 def empty_matrix(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
     """A matrix whose numbers are still to be written; a large one begins at the boundary of a register.
 
-    NumPy's large arrays begin 16 bytes behind one, so that each vector lies in two lines of the cache: the
+    NumPy's large arrays begin 16 bytes behind one, so that each vector is in two lines of the cache: the
     forward pass of 64,100,64,128 took 1 to 2 % longer. A small one is not worth the two microseconds.
     """
     if rows * columns * dtype.itemsize < ALIGNED_FROM_BYTES:
@@ -64,7 +64,7 @@ def gate_map(gates: tuple[int, ...], hidden_size: int, dtype) -> np.ndarray:
 
 
 def panels_for(columns: int, rows: int, panel_vectors: int, dtype) -> np.ndarray:
-    """Room for a packed matrix: (panels, rows, columns of a panel)."""
+    """Zeros for a packed matrix: (panels, rows, columns of a panel)."""
     width = panel_vectors * lanes(dtype)
     return aligned_zeros((-(-columns // width), rows, width), dtype)
 
@@ -95,7 +95,7 @@ def _pack_transposed(parameter, column_map, first_column, stop_column, panels):
 
 @noinline
 def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
-    """`_pack_transposed` undone."""
+    """The inverse of `_pack_transposed`."""
     width, lane = panels.shape[2], lane_count(panels)
     length = gradient.shape[1]
     for column in range(first_column, stop_column, lane):

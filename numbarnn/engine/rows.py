@@ -1,8 +1,8 @@
 """Rows of steps between the caller's order in memory and the packed order of kernels.
 
 The caller's matrix is *flat*: the steps of one sequence stand one after the other, and sequence i begins at
-row ``starts[i]``. In the packed matrix step t of the sequence at place b is row ``offset[t] + b``, for the
-``active[t]`` sequences that still run; ``order[b]`` is the caller's sequence at place b. Packed rows are
+row ``starts[i]``. In the packed matrix step t of the sequence at position b is row ``offset[t] + b``, for the
+``active[t]`` sequences that still run; ``order[b]`` is the caller's sequence at position b. Packed rows are
 padded to whole vectors, with zeros. In an array with lengths, zeros follow the steps of sequence i up to row
 ``ends[i]``.
 """
@@ -22,9 +22,9 @@ def _load_up_to(array, index, count):
 
 @inlined
 def _pack_places(first, stop, flat, starts, order, active, offset, first_of_offset, packed):
-    """Pack the places from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT.
+    """Pack the positions from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT.
 
-    `offset` says where the place `first_of_offset` stands.
+    `offset` says where the position `first_of_offset` is.
     """
     width = lane_count(packed)
     size, stride = flat.shape[1], packed.shape[1]
@@ -44,7 +44,7 @@ def _pack_places(first, stop, flat, starts, order, active, offset, first_of_offs
 
 @inlined
 def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_offset, flat):
-    """Unpack the places from `first` to `stop`; `offset` says where the place `first_of_offset` stands."""
+    """Unpack the positions from `first` to `stop`; `offset` says where the position `first_of_offset` is."""
     width = lane_count(packed)
     size, stride = flat.shape[1], packed.shape[1]
     for t in range(active.size):
@@ -66,7 +66,7 @@ def pack_rows(flat, starts, order, active, offset, packed):
 
 @kernel
 def unpack_rows(packed, starts, order, active, offset, flat):
-    """`pack_rows` undone."""
+    """The inverse of `pack_rows`."""
     _unpack_places(0, active[0], packed, starts, order, active, offset, 0, flat)
 
 
@@ -96,7 +96,7 @@ def _read_part(part, arguments):
 def read_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
     """The flat matrix (flat_rows, size) of the binding INPUT into the packed one.
 
-    The packed one may be in bands (see ``layers/bands.py``): that of the places from ``band_cuts[p]`` to
+    The packed one may be in bands (see ``layers/bands.py``): that of the positions from ``band_cuts[p]`` to
     ``band_cuts[p + 1]`` has step t from row ``offsets[p, t]`` on. The lowest flat row that holds NaN or
     infinity becomes the bindings' FAULT.
     """

@@ -47,7 +47,7 @@ from numbarnn.jit.vectors import (
     store_run,
 )
 
-SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside what else is there
+SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside the other data
 # The gradients of a batch of one row are summed by halves of a panel, so that more threads have a part.
 HALF_PANEL = PANEL_VECTORS // 2
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
@@ -90,7 +90,8 @@ def step_forward(weights, states, gates, save, gate_row, previous_row, new_row, 
 
     The order of panels alternates from step to step: the last ones of the step before are still in the cache.
     Outputs of position b go to row ``y_starts[b] + t`` of `y` too, unless `y_starts` is empty. If
-    `states_ahead` is not 0, what is written is prefetched, from so many rows on (`gates_ahead` for gates).
+    `states_ahead` is not 0, what is written is prefetched, that number of rows ahead (`gates_ahead` for
+    gates).
     """
     upward = t % 2 == 0
     width = lane_count(gates)
@@ -201,7 +202,7 @@ def forward(team, cuts, prefetches, weights, x, x_offset, x_in_bands, states, ga
         The threads, and the cuts between the rows of one part and the next.
     prefetches : bool
         Whether what one step writes is prefetched while the step before runs (gates: while
-        those of the chunk before are used). Worth it where the arrays are larger than caches.
+        those of the chunk before are used). It pays where the arrays are larger than caches.
     weights : NamedTuple
         The cell's packed weights.
     x : array (at least N, at least I)
@@ -287,8 +288,8 @@ class OutputGradient(NamedTuple):
     column: int  # its first one of this direction
     offset: np.ndarray  # int64 (parts, at least T): where that of part p at step t begins
     is_given: bool  # False: only the final states have a gradient, and nothing is read here
-    # Unless `starts` is empty, the gradient is not in `matrix` but in the caller's one, of so many rows and
-    # as wide, of the binding INPUT: the sequence at position b begins there at row starts[b].
+    # Unless `starts` is empty, the gradient is not in `matrix` but in the caller's one, of `caller_rows` rows
+    # and as wide, of the binding INPUT: the sequence at position b begins at its row starts[b].
     caller_rows: int
     starts: np.ndarray
 
@@ -308,7 +309,7 @@ def _cell_backward_rows(weights, states, gates, dy, given, part, first_position,
                         ahead):  # fmt: skip
     """Through the cell of one step for some rows and groups of units: the sums become their gradients.
 
-    If `ahead` is not 0, what is read is prefetched, from so many rows on.
+    If `ahead` is not 0, what is read is prefetched, that number of rows ahead.
     """
     width = lane_count(gates)
     sum_count = sum_count_of(weights)
@@ -391,8 +392,8 @@ def _sweeps_back(weights, gates, t):
     """Whether the backward product of step t runs through k from its end.
 
     Weights that the first-level cache cannot hold are read so at every other step: what the step before read
-    last is still there. The gradients of the sums are then made in the same order, for a number is slow to
-    read just after it was written.
+    last is still in the cache. The gradients of the sums are then made in the same order, for a number is
+    slow to read just after it was written.
     """
     hidden = weights.recurrent.shape[1]
     return t % 2 == 1 and gates.shape[1] * hidden * gates.itemsize > SMALL_WEIGHTS_BYTES
@@ -426,7 +427,7 @@ def _backward_rows(part, arguments):
 @kernel
 def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings, dstates,
              active, gate_offset, state_offset, dstate_offset, reverse):  # fmt: skip
-    """`forward` undone.
+    """Backward of `forward`.
 
     Parameters
     ----------
@@ -629,7 +630,8 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, 
 
 @inlined
 def _add_partials(values, size, first, stop):
-    """The elements from `first` to `stop` of the first `size` get what lies `size` and more behind them."""
+    """The elements from `first` to `stop` of the first `size` get the sum of themselves and of what is
+    `size`, 2 `size` ... elements behind them."""
     for partial_begin in range(size, values.size, size):
         for i in range(first, stop, lane_count(values)):
             store(values, i, load(values, i) + load(values, partial_begin + i))
@@ -712,13 +714,13 @@ def _copy_output_rows(part, arguments):
         for t in range(active.size):
             source = state_offset[band, t + 1 - reverse] - band_cuts[band]
             for b in range(first, min(cuts[part + 1], band_cuts[band + 1], active[t])):
-                here, there = (source + b) * units, (offset[t] + b) * y_stride + column
+                source_index, target_index = (source + b) * units, (offset[t] + b) * y_stride + column
                 for unit in range(0, hidden, width):
-                    values = load(h, here + unit)
+                    values = load(h, source_index + unit)
                     if hidden - unit >= width:
-                        store(y, there + unit, values)
+                        store(y, target_index + unit, values)
                     else:
-                        store_part(y, there + unit, values, hidden - unit)
+                        store_part(y, target_index + unit, values, hidden - unit)
 
 
 @kernel

@@ -23,7 +23,7 @@ def advance(weights, x, states):
     sums = scratch(total, weights.bias)
     new_h = scratch(groups * width, weights.bias)
     blocks = -(-groups // block)
-    # As in scan.py: what the step before read last is still there.
+    # As in scan.py: what the step before read last is still in the cache.
     backwards = weights.recurrent.nbytes > SMALL_WEIGHTS_BYTES and alternate()
     for i in range(blocks):
         first = (blocks - 1 - i if backwards else i) * block

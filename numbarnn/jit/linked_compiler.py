@@ -2,7 +2,7 @@
 
 Numba optimises every function that it compiles and makes machine code of it, and a wrapper for C. Of ours
 that kernels inline, five of six, nothing of that is ever used: their code is linked into each kernel and
-optimised there. Left out, the kernels of a first fit compile in four fifths of the time.
+optimised with it. Left out, the kernels of a first fit compile in four fifths of the time.
 """
 
 import copy

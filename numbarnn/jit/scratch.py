@@ -34,8 +34,8 @@ def _scratch(typingctx, size, like):
 def alternate():
     """True at one call and False at the next, most of the time: for choices that only speed depends on.
 
-    The answer is kept on the stack, in the same place call after call. What a caller did there in between
-    decides, if it did anything: any answer will do.
+    The answer is kept on the stack, in the same place call after call. What a caller wrote to that memory in
+    between decides, if it did anything: any answer will do.
     """
     return False
 

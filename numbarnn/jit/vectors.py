@@ -485,7 +485,7 @@ def load_rows(array, index, stride, rows, count):
 
 
 def store_rows(array, index, stride, values, rows, count):
-    """`load_rows` undone: the first `count` lanes of the first `rows` vectors."""
+    """The inverse of `load_rows`: the first `count` lanes of the first `rows` vectors."""
     for i, value in enumerate(values[:rows]):
         store_part(array, index + i * stride, value, count)
 

@@ -43,7 +43,7 @@ class Layer:
     """
 
     pass_class: type[Pass]
-    cuda_pass: tuple[str, str]  # its twin on a GPU: the module, and the class in it
+    cuda_pass: tuple[str, str]  # its counterpart on a GPU: the module, and the class in it
     takes_tokens = False
     takes_vectors = True  # (B, I) as well as sequences
     checks_while_reading = False  # the pass itself finds numbers that are not finite

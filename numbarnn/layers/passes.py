@@ -20,8 +20,9 @@ from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import get_num_threads, run
 from numbarnn.sequences.layout import Layout
 
-# A share of about 30 microseconds. A fork costs a few, but what one core wrote and another one reads next has
-# to travel between them: with 500,000 a training step of one row of 100 steps took longer on two threads.
+# About 30 microseconds of work for each thread. A fork costs a few, but what one core wrote and another one
+# reads next has to travel between them: with 500,000 a training step of one row of 100 steps took longer on
+# two threads.
 OPERATIONS_WORTH_A_THREAD = 2_000_000
 
 
@@ -62,7 +63,7 @@ class Pass:
     layout : Layout
         The present batch's.
     threads : int
-        How many are worth it for the batch.
+        How many the batch uses.
     cuts : int64 array
         How they share the rows.
     """
@@ -85,12 +86,12 @@ class Pass:
 
     @staticmethod
     def threads_for(operations: int) -> int:
-        """How many threads are worth it for so many multiplications and additions."""
+        """How many threads pay for this number of multiplications and additions."""
         return max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
 
     def to_device(self, matrix: np.ndarray, columns: int) -> Any:
-        """A matrix of the host in packed order, of which so many columns count, or a vector of tokens: to
-        where this pass works."""
+        """A matrix of the host in packed order, of which `columns` columns count, or a vector of tokens: to
+        the device of this pass."""
         return matrix
 
     def to_host(self, matrix: Any) -> Any:

@@ -18,24 +18,24 @@ from numbarnn.layers.bands import NO_CAPACITY, Bands
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences.layout import cuts_between
 
-# Up to so many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
+# Up to this many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
 # thread takes a part of them, for all rows, with a barrier at every step. With 1 MB the two were level, until
 # cores stood far apart: then threads with barriers took 1.15 times as long.
 WEIGHTS_BYTES_FOR_ALL_ROWS = 1536 * 1024
 OPERATIONS_WORTH_A_BARRIER = 1_000_000
 # A step of fewer rows than threads leaves no choice but to divide the units. Threads that wait at a barrier
-# every 60 to 250 nanoseconds gained from so many operations a step on.
+# every 60 to 250 nanoseconds gained from this number of operations a step on.
 FEW_ROWS_OPERATIONS_WORTH_A_BARRIER = 10_000
-# Gates, states and outputs of so many bytes are no longer in a cache when their turn comes, and kernels
+# Gates, states and outputs of this many bytes are no longer in a cache when their turn comes, and kernels
 # prefetch them a step ahead. Where they are, asking costs 2 % of a step, and 20 % of a small one.
 PREFETCH_FROM_BYTES = 4 * 1024 * 1024
-# A batch uses buffers of at most so many times its steps: kernels walk over all of them.
+# A batch uses buffers of at most this many times its steps: kernels walk over all of them.
 LARGEST_STEPS_RATIO = 2
 NOWHERE = np.empty(0, np.int64)  # where no outputs begin
 
 
 def _buffer_key(matrix):
-    """Where a matrix lies in memory: matrices that agree in it are the same but for the number of rows."""
+    """What identifies a buffer: matrices that agree in it are the same but for the number of rows."""
     return None if matrix is None else (address_of(matrix), matrix.shape[1])
 
 
@@ -83,7 +83,7 @@ class RecurrentPass(Pass):
         return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
 
     def _fits(self, layout, x):
-        """Whether what was recorded holds for this batch. One of far fewer steps is better off by itself.
+        """Whether what was recorded holds for this batch. One of far fewer steps is planned anew.
 
         Without compiled code a matrix is as long as it was when it was recorded: only the same batch fits.
         """
@@ -170,7 +170,7 @@ class RecurrentPass(Pass):
         return self.layout.row_cuts(1) if self.by_directions or self.by_units else self.cuts
 
     def _partial_count(self, layout):
-        """Shares of the rows that weight gradients are summed in. Their number must not depend on the
+        """Partial sums of the rows for weight gradients. Their number must not depend on the
         threads: sums do.
 
         With two of them two threads need not read what the other one wrote. Two directions have a thread
@@ -180,7 +180,7 @@ class RecurrentPass(Pass):
         return 2 if self.layer.directions == 1 and small and layout.rows > 1 else 1
 
     def _clear_first_states(self):
-        """Zeros for initial states: other batches may have left something there."""
+        """Zeros for initial states: other batches may have left other values."""
         for k, states in enumerate(self.states):
             for state in states:
                 state[self._first_rows(k)[: self.layout.rows]] = 0.0
@@ -222,7 +222,8 @@ class RecurrentPass(Pass):
         return Inputs(x, bands.gate_offset, True, bands.gate_rows)
 
     def _inputs_from(self, level):
-        """What the level above reads: the states themselves, without a copy, where they are all there is."""
+        """What the level above reads: the states themselves, without a copy, where nothing else has to be
+        read."""
         bands = self.bands
         if self.layer.directions == 2:
             return self._packed_inputs(self._output_matrix(level))

@@ -53,8 +53,8 @@ class StatelessLayer(Layer):
         if not self.built:
             self.build(steps.width())
         run = self.acquire_pass(training)
-        x_there = run.to_device(x_packed, self.known_input_size)
-        out_layout, y = run.prepare(layout, x_there, seed if training else None)
+        x_on_device = run.to_device(x_packed, self.known_input_size)
+        out_layout, y = run.prepare(layout, x_on_device, seed if training else None)
         run.forward()
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
         result = unpack_steps(run.to_host(y), self.output_size(self.known_input_size), out_form, out_layout)

@@ -127,7 +127,7 @@ class Sequential:
                 else:
                     raise ValueError(
                         f"layer {i} ({layer!r}) needs sequences, and layer {i - 1} ({self.layers[i - 1]!r})"
-                        " gives one vector a row; set return_sequences=True there"
+                        " gives one vector a row; set return_sequences=True in that layer"
                     )
             sequence = layer.gives_sequence(sequence)
 
@@ -276,7 +276,7 @@ class Sequential:
         ----------
         x : array (B, T, I) or list of arrays (T_i, I); for tokens (B, T) or list of (T_i,) integers
             Sequences, all of their steps valid. With ``device="cuda"`` an array may be on the GPU already
-            (CuPy's, PyTorch's, JAX's); it stays there.
+            (CuPy's, PyTorch's, JAX's); it stays on the GPU.
         y : array or list
             Targets: one a sequence, or one a step where the model's output is a sequence. Integer labels for
             ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others. With
@@ -298,7 +298,7 @@ class Sequential:
         class_weight : dict of int to float, or "balanced", optional
             A weight for every label.
         shuffle : bool
-            Draw the order of rows anew every epoch.
+            Draw a new order of rows for every epoch.
         seed : int
             Fixes first parameters, order and dropout: the same seed gives the same bits.
         callbacks : iterable of Callback
@@ -391,7 +391,7 @@ class Sequential:
         -------
         array (B, K), or in the form of `x` where the output is a sequence
             For a classifier with `Dense` last, the logits. Of an `x` on the GPU they are CuPy's and stay
-            there; the host does not wait for them, nor does it check that `x` is finite.
+            on the GPU; the host does not wait for them, nor does it check that `x` is finite.
 
         Raises
         ------
@@ -429,7 +429,7 @@ class Sequential:
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:
         """Probabilities: softmax or sigmoid of `predict`, as the loss of the latest fit says.
 
-        Of an `x` on the GPU they stay there as well.
+        Of an `x` on the GPU they stay on the GPU as well.
 
         Raises
         ------
@@ -451,7 +451,7 @@ class Sequential:
 
     def _read(self, x: Any, name: str, features: int | None = None) -> FlatBatch:
         first = self.layers[0]
-        read = _cuda_calls().read_steps if self._is_there(x, name) else read_samples
+        read = _cuda_calls().read_steps if self._is_on_gpu(x, name) else read_samples
         steps = read(x, self.dtype, name, time=self._needs_time, tokens=first.takes_tokens)
         wanted = first.input_size if first.built else features
         if not first.takes_tokens and wanted is not None and steps.width() != wanted:
@@ -463,7 +463,7 @@ class Sequential:
                 first.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
         return steps
 
-    def _is_there(self, given: Any, name: str) -> bool:
+    def _is_on_gpu(self, given: Any, name: str) -> bool:
         """Whether an argument is on the GPU already; a TypeError where it cannot be."""
         is_list = isinstance(given, (list, tuple)) and len(given) > 0
         array = given[0] if is_list else given
@@ -476,12 +476,12 @@ class Sequential:
                 ' copy it to the host, or move the model with to("cuda")'
             )
         if is_list:
-            raise TypeError(f"{name} must be one array where it is on the GPU, not a list of {kind} there")
+            raise TypeError(f"{name} must be one array where it is on the GPU, not a list of {kind}")
         return True
 
     def _on_host(self, given: Any, name: str) -> Any:
         """Targets or weights, which are checked on the host: those on the GPU are copied, once a call."""
-        return _cuda_calls().copy_to_host(given) if self._is_there(given, name) else given
+        return _cuda_calls().copy_to_host(given) if self._is_on_gpu(given, name) else given
 
     def _size_of_output(self, size: int) -> int:
         """Features of the output for an input of this many, if all layers fit one another."""

@@ -93,7 +93,7 @@ def read_steps(
     name : str
         The argument's name, for errors.
     lengths : array-like of int (B,), optional
-        Valid steps of each row of an array; what lies behind them is ignored.
+        Valid steps of each row of an array; what follows them is ignored.
     time : bool
         False: an array of one dimension less, one vector a row, is taken as well.
     tokens : bool
@@ -132,7 +132,7 @@ def read_steps(
 
 
 def array_form(rows: int, steps: int, lengths: Any) -> "BatchForm":
-    """The form of an array of so many rows and steps; `lengths` are the caller's, or None."""
+    """The form of an array (rows, steps, ...); `lengths` are the caller's, or None."""
     if lengths is None:
         return full_form(rows, steps)
     if type(lengths) is not np.ndarray or lengths.dtype != np.int64 or lengths.shape != (rows,):

@@ -44,7 +44,7 @@ class Loss(ABC):
         Parameters
         ----------
         outputs : array (..., size)
-            Outputs of the last layer; on the GPU (CuPy's) where the model predicts there.
+            Outputs of the last layer; CuPy arrays where the model predicts on the GPU.
 
         Returns
         -------
@@ -120,7 +120,7 @@ class Loss(ABC):
         """Losses, scores and gradients at all valid positions of the rows `row_start` to `row_stop`.
 
         Serial, and without the GIL: ranges of rows may run at the same time. No position depends on
-        another one, so how rows are shared out changes nothing.
+        another one, so how rows are divided changes nothing.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Calls with arrays that are on the GPU already: the results stay there, and nothing is copied.
+"""Calls with arrays that are on the GPU already: the results stay on the GPU, and nothing is copied.
 
 Such arrays are those of CuPy, PyTorch, JAX and others that have ``__cuda_array_interface__`` or DLPack. The
 results are CuPy's, which these take without a copy. Calls of a layer do not check whether numbers are finite:
@@ -46,17 +46,17 @@ def copy_to_host(array: Any) -> np.ndarray:
 
 def _on_gpu(array: Any, name: str, dtype: np.dtype) -> Any:
     """An array of some library as one of CuPy's, in the layer's dtype."""
-    there = _taken(array)
-    if there.dtype.kind not in ("iu" if dtype.kind == "i" else "f"):
+    on_gpu = _taken(array)
+    if on_gpu.dtype.kind not in ("iu" if dtype.kind == "i" else "f"):
         wanted = "integers" if dtype.kind == "i" else "real numbers"
-        raise TypeError(f"{name} must hold {wanted}, got dtype {there.dtype}")
-    return arrays().ascontiguousarray(there, dtype)
+        raise TypeError(f"{name} must hold {wanted}, got dtype {on_gpu.dtype}")
+    return arrays().ascontiguousarray(on_gpu, dtype)
 
 
 def read_steps(
     x: Any, dtype: np.dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
 ) -> FlatBatch:
-    """The one of ``sequences/reading.py``, for an array on the GPU; its values stay there."""
+    """The one of ``sequences/reading.py``, for an array on the GPU; its values stay on the GPU."""
     rank = 2 if tokens else 3
     array = _on_gpu(x, name, np.dtype(np.int64) if tokens else dtype)
     if array.size == 0:

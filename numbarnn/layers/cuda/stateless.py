@@ -1,4 +1,4 @@
-"""The layers without a state on a GPU: the twins of the passes in their own files."""
+"""The layers without a state on a GPU: the counterparts of the passes in their own files."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The GPU's twins of the kernels in ``loss_kernels.py``: a thread has a valid position.
+"""The counterparts on a GPU of the kernels in ``loss_kernels.py``: a thread has a valid position.
 
 They work in the dtype of the outputs, and take a position's weight and the scale as one factor.
 """

@@ -63,7 +63,7 @@ class CudaSamples:
 
 
 class Taken(NamedTuple):
-    """A step whose outcome still lies on the GPU."""
+    """A step whose results are still on the GPU."""
 
     place: str
     learning_rate: float
@@ -79,7 +79,7 @@ def check_kernels(loss: Loss, samples: LabelledSamples, optimizer: Optimizer) ->
 
 
 class CudaTrainingStep:
-    """The twin of `TrainingStep`, whose parameters it takes.
+    """The counterpart of `TrainingStep`, whose parameters it takes.
 
     The host launches step after step. Whether one diverged is asked at the end of an epoch; the layers'
     parameters are then still those of the epoch before.

@@ -735,7 +735,7 @@ WRONG_LABELS = table(
     ("complex", [0, 1, 1j, 1], TypeError, " must hold numbers, got dtype complex128"),
     ("a column", np.array(Y)[:, None], ValueError, r" must have shape \(n,\), labels, .* got \(4, 1\)"),
     ("ragged", [[0], [1], [1, 2], [1]], ValueError, ""),
-    ("no shares", np.full((4, 3), 0.5), ValueError, " must hold shares .* sum to 1"),
+    ("no probabilities", np.full((4, 3), 0.5), ValueError, " must hold probabilities .* sum to 1"),
 )
 WRONG_TAGS = table(
     ("fewer rows", RAGGED_Y[:2], ValueError, " must have targets for each of the 3 rows of x, not for 2"),

@@ -2,7 +2,7 @@
 
 A part that waits for another one must be sure that the other one runs. Whether it does is not known when a
 kernel forks (see ``fork.py``): a worker may sleep, and without a team parts run one after the other. So
-whoever comes first, the *leader*, runs all parts of a round, until every part has a thread; from then on
+the first one to arrive, the *leader*, runs all parts of a round, until every part has a thread; from then on
 each thread runs its own part and waits for the others between rounds::
 
     done = arrive(barrier, part)
@@ -12,10 +12,10 @@ each thread runs its own part and waits for the others between rounds::
         done += 1
     leave(barrier, done)
 
-What a barrier costs depends on where the system has put the threads: a tenth of a microsecond on cores that
+The cost of a barrier depends on the cores that the threads run on: a tenth of a microsecond on cores that
 share a cache, one microsecond on cores far apart. Where rounds are that short, a run every few milliseconds
-is a *trial*: some rounds of it are timed alone, some together, and its other rounds and the runs up to the
-next trial go the way that was faster.
+is a *trial*: some of its rounds are timed with the leader alone, some with all threads. Its other rounds, and
+the runs up to the next trial, use what was faster.
 
 A barrier is an int64 array of `make_barrier`.
 """
@@ -45,13 +45,13 @@ ALONE_FROM, ALONE_TO, TOGETHER_FROM, TOGETHER_TO = 1, 9, 11, 19
 BETWEEN_TRIALS = 0.02  # seconds
 NO_TRIALS = np.iinfo(np.int64).max  # in NEXT_TRIAL
 DISMISSED = np.iinfo(np.int64).max  # in TOGETHER: no round of this run is for all
-WORTH_SHARING = 7 / 8  # of the time alone, for other threads have something better to do
+WORTH_SHARING = 7 / 8  # of the time alone: other threads may have other work
 
 # Reads of a word before a thread relaxes, and before the processor is offered to another thread: the
 # system may have put the very thread that we wait for on our own core, and NumPy's threads want to work
 # between our kernels.
-LOOKS_BEFORE_RELAXING = 200
-LOOKS_BEFORE_YIELD = 1000
+READS_BEFORE_RELAXING = 200
+READS_BEFORE_YIELD = 1000
 
 
 def make_barrier(parts: int, trials: bool) -> np.ndarray:
@@ -98,13 +98,13 @@ else:
 @inlined
 def wait_for(words, index, least):
     """Wait until a number of a shared array has grown to `least`."""
-    looks = 0
+    reads = 0
     while atomic_load(words, index) < least:
-        looks += 1
-        if looks > LOOKS_BEFORE_RELAXING:
+        reads += 1
+        if reads > READS_BEFORE_RELAXING:
             relax()
-            if looks == LOOKS_BEFORE_YIELD:
-                looks = 0
+            if reads == READS_BEFORE_YIELD:
+                reads = 0
                 yield_processor()
 
 

@@ -1,9 +1,9 @@
-"""Programs: kernels recorded with their arguments once, and run as often as need be by a single call.
+"""Programs: kernels recorded once with their arguments, and run any number of times by a single call.
 
 A call of a kernel from Python costs microseconds, most of them for unpacking its arrays: more than the
-kernel itself where a model is small. ``record(kernel, *arguments)`` has the kernel write down what it would
-run (see ``fork.py``), and ``Program([...]).run()`` runs what was written down, one after the other, in one
-call into compiled code.
+kernel itself where a model is small. ``record(kernel, *arguments)`` has the kernel record what it would
+run (see ``fork.py``), and ``Program([...]).run()`` runs the records, one after the other, in one call into
+compiled code.
 
 What differs from run to run goes through the *bindings*: a small int64 array whose words are the addresses of
 the arrays that the user has just passed. Kernels read them with `array_at`.
@@ -41,7 +41,7 @@ FAULT_IN_STATE = -2  # in the first state; in the next one -3
 
 
 def make_bindings() -> np.ndarray:
-    """Bindings that lead nowhere yet."""
+    """Bindings of no arrays yet."""
     bindings = np.zeros(BINDINGS, np.int64)
     bindings[FAULT] = NO_FAULT
     return bindings
@@ -51,12 +51,12 @@ _NO_BINDINGS = make_bindings()
 
 
 def address_of(array):
-    """Where the first element of an array lies in memory."""
+    """The address of the first element of an array."""
     return array.__array_interface__["data"][0]
 
 
 def array_at(address, rows, columns, like):
-    """The contiguous (rows, columns) array that lies at an address, of the dtype of `like`."""
+    """The contiguous (rows, columns) array at an address, of the dtype of `like`."""
     element = np.ctypeslib.as_ctypes_type(like.dtype)
     memory = (element * (rows * columns)).from_address(int(address))
     return np.ctypeslib.as_array(memory).reshape(rows, columns)
@@ -104,7 +104,7 @@ def _overload_array_at(address, rows, columns, like):
 
 
 class Call(NamedTuple):
-    """A kernel and its arguments, written down. The arguments are kept: the record has their addresses."""
+    """A recorded kernel and its arguments. The arguments are kept: the record has their addresses."""
 
     record: np.ndarray
     kernel: Callable
@@ -121,7 +121,7 @@ class Call(NamedTuple):
 
 
 def record(kernel: Callable, *arguments: Any) -> Call:
-    """Write down ``kernel(team, *arguments)``, a kernel that does nothing but fork."""
+    """Record ``kernel(team, *arguments)``, a kernel that does nothing but fork."""
     words = np.zeros(RECORD_WORDS, np.int64)
     if not config.DISABLE_JIT:
         kernel(words, *arguments)
@@ -148,7 +148,7 @@ def _execute_side_by_side(team, calls, cuts):
 
 
 def record_together(chains: Sequence[Sequence[Call]]) -> Call:
-    """Chains of calls as one call, whose parts they are: side by side, each chain on one thread."""
+    """Chains of calls as one call, whose parts they are: in parallel, each chain on one thread."""
     calls = [call for chain in chains for call in chain]
     addresses = np.array([call.record[RECORD_ADDRESS] for call in calls], np.int64)
     cuts = np.cumsum([0, *map(len, chains)])
@@ -182,7 +182,7 @@ def _execute(team, calls, bindings):
 
 @kernel
 def _execute_on(team, calls, bindings, given, wanted, states_out, state_in, other_state_in):
-    """`_execute` with arrays behind the bindings."""
+    """`_execute` with arrays bound."""
     _connect(bindings, given, wanted, states_out, (state_in, other_state_in))
     _execute_all(team, calls, bindings)
 
@@ -216,7 +216,7 @@ class Program:
         states_out: np.ndarray,
         states_in: Sequence[np.ndarray],
     ) -> int:
-        """Run all calls with these contiguous arrays behind the bindings; of `states_in` there are two, empty
+        """Run all calls with these contiguous arrays bound; of `states_in` there are two, empty
         ones for none.
 
         Returns

@@ -115,7 +115,7 @@ def _write_part(part, arguments):
 
 @kernel
 def write_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """`read_rows` the other way, to the flat matrix of the binding OUTPUT."""
+    """The inverse of `read_rows`, to the flat matrix of the binding OUTPUT."""
     arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _write_part, arguments)
 

@@ -1,4 +1,4 @@
-"""States and their gradients on their way in and out of the scan: small copies, as kernels.
+"""Import and export of states and their gradients: small copies, as kernels.
 
 They are kernels so that a whole pass can be recorded (``program.py``), not for their work.
 """
@@ -55,7 +55,7 @@ def _import(part, arguments):
 
 @kernel
 def import_states(team, bindings, states, rows, k, count, hidden):
-    """`export_states` the other way: each state has a binding and an array (count, B, H); zeros without
+    """The inverse of `export_states`: each state has a binding and an array (count, B, H); zeros without
     one.
 
     A number that is not finite becomes the bindings' FAULT.

@@ -1,4 +1,4 @@
-"""How kernels are compiled, and the disk cache that spares the second start of a program the wait.
+"""How kernels are compiled, and the disk cache: the second start of a program compiles nothing.
 
 Three decorators make every compiled function of the package:
 

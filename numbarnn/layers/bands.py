@@ -1,4 +1,4 @@
-"""Where the gates and states of a batch stand in memory when several threads work on its rows.
+"""Where the gates and states of a batch are in memory when several threads work on its rows.
 
 In packed order the rows of all threads follow one another at every step. The processor fetches ahead, beyond
 the end of a thread's rows into lines that the next thread is writing, which cost a third of the time of a

@@ -1,4 +1,4 @@
-"""What all layers share: parameters, reading input, and passes that wait for their next use."""
+"""What all layers share: parameters, reading input, and passes that are used again."""
 
 import importlib
 import inspect
@@ -64,7 +64,7 @@ class Layer:
         self.drop_passes()
         self._packing = threading.Lock()
 
-    # ---- what a layer says of itself ---------------------------------------------------------------------
+    # ---- properties of a layer ---------------------------------------------------------------------------
 
     def output_size(self, input_size: int) -> int:
         """Features of the output for this many features of the input."""
@@ -270,7 +270,7 @@ class Layer:
         return pack_steps(steps, layout)
 
     def acquire_pass(self, training: bool) -> Any:
-        """A pass that nobody uses, with the buffers of an earlier call where there is one."""
+        """A pass that is not in use, with the buffers of an earlier call where there is one."""
         try:
             return self._spare[training].pop()
         except IndexError:

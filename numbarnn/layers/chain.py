@@ -12,7 +12,7 @@ from numbarnn.sequences.layout import Layout
 
 
 class Chain:
-    """One way forward and back through a list of layers, with all its buffers.
+    """One forward and backward through a list of layers, with all its buffers.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-"""Passes: the buffers and the calls of one way forward and back through a layer.
+"""Passes: the buffers and the calls of one forward and backward through a layer.
 
 A layer holds parameters. A pass belongs to a call or to a fit, so that two threads may predict with one
 layer. The public methods and `Sequential.fit` drive passes in the same way:
 
-    prepare           set up for a batch, hand out the matrix of the output
+    prepare           set up for a batch, return the matrix of the output
     forward           fill it
-    prepare_backward  take the matrix of the output's gradient, hand out the input's
+    prepare_backward  take the matrix of the output's gradient, return that of the input's
     backward          fill that, and the gradients of the parameters
 """
 
@@ -56,7 +56,7 @@ class Buffers:
 
 
 class Pass:
-    """One way forward and back through a layer, with its buffers.
+    """One forward and backward through a layer, with its buffers.
 
     Attributes
     ----------

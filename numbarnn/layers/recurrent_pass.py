@@ -26,7 +26,7 @@ OPERATIONS_WORTH_A_BARRIER = 1_000_000
 # A step of fewer rows than threads leaves no choice but to divide the units. Threads that wait at a barrier
 # every 60 to 250 nanoseconds gained from this number of operations a step on.
 FEW_ROWS_OPERATIONS_WORTH_A_BARRIER = 10_000
-# Gates, states and outputs of this many bytes are no longer in a cache when their turn comes, and kernels
+# Gates, states and outputs of this many bytes are no longer in a cache when they are used, and kernels
 # prefetch them a step ahead. Where they are, asking costs 2 % of a step, and 20 % of a small one.
 PREFETCH_FROM_BYTES = 4 * 1024 * 1024
 # A batch uses buffers of at most this many times its steps: kernels walk over all of them.

@@ -114,7 +114,7 @@ class LabelledSamples(Samples):
             raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The batch of these rows. It is good until the next: its inputs stand where those will stand."""
+        """The batch of these rows. It is valid until the next one, which uses the same buffer."""
         form = self.form_of(rows)
         layout = form.layout
         if self.tokens or self.on_gpu:

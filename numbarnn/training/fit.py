@@ -136,7 +136,7 @@ def _without_compiling(began: float, compiled_before: float) -> float:
 
 
 class _CompileNotice:
-    """Says once that kernels are being compiled, so that nobody wonders about the wait.
+    """Says once that kernels are being compiled, which explains the wait.
 
     What other threads compile (a warm-up in the background) is not what this fit's user waits for.
     """

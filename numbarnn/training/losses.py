@@ -18,7 +18,7 @@ from numbarnn.arguments import from_registry, positive
 from numbarnn.training.loss_kernels import (
     binary_cross_entropy,
     cross_entropy_of_labels,
-    cross_entropy_of_shares,
+    cross_entropy_of_probabilities,
     square_then_line,
 )
 from numbarnn.training.targets import class_targets, probability_targets, real_targets
@@ -160,16 +160,16 @@ def _as_array(outputs: Any) -> Any:
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Of one class among `size`: outputs are logits, targets are labels or shares of the classes.
+    """Of one class among `size`: outputs are logits, targets are labels or probabilities of the classes.
 
     ``log(sum_j exp(x_j)) - x_label``, or ``-sum_j share_j log softmax(x)_j``. The score is 1 where the first
-    largest output is the label (with shares: is the class with the largest share), else 0.
+    largest output is the label (with probabilities: is the most probable class), else 0.
 
     Notes
     -----
-    Labels are whole numbers (n,) from 0 to ``size - 1``; shares are an array (n, size) of numbers of at
-    least 0, each row with the sum 1. Source: C. M. Bishop (2006), Pattern Recognition and Machine Learning,
-    section 4.3.4.
+    Labels are whole numbers (n,) from 0 to ``size - 1``; probabilities are an array (n, size) of numbers of
+    at least 0, each row with the sum 1. Source: C. M. Bishop (2006), Pattern Recognition and Machine
+    Learning, section 4.3.4.
 
     Examples
     --------
@@ -196,14 +196,14 @@ class CrossEntropy(Loss):
         return class_targets(y, size, dtype)
 
     def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
-        return (cross_entropy_of_labels if targets.ndim == 1 else cross_entropy_of_shares), ()
+        return (cross_entropy_of_labels if targets.ndim == 1 else cross_entropy_of_probabilities), ()
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
     """Of independent yes-or-no answers, one an output: outputs are logits, targets 0, 1 or between.
 
-    ``-(y log sigmoid(x) + (1 - y) log sigmoid(-x))``, the mean over the outputs. The score is the share of
+    ``-(y log sigmoid(x) + (1 - y) log sigmoid(-x))``, the mean over the outputs. The score is the fraction of
     outputs on the right side of 0; a target above 0.5 wants a positive one.
 
     Notes

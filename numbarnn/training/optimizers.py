@@ -127,7 +127,7 @@ class SGD(Optimizer):
     learning_rate : float or Schedule, default 0.01
         Step size, at least 0.
     momentum : float, default 0.0
-        Share of the last step that is kept, at least 0 and below 1.
+        Fraction of the last step that is kept, at least 0 and below 1.
     nesterov : bool, default False
         Look one step ahead; needs a momentum above 0.
     weight_decay : float, default 0.0
@@ -191,11 +191,11 @@ class RMSprop(Optimizer):
     learning_rate : float or Schedule, default 0.01
         Step size, at least 0.
     alpha : float, default 0.99
-        Share of the old mean square that is kept, at least 0 and below 1.
+        Fraction of the old mean square that is kept, at least 0 and below 1.
     eps : float, default 1e-8
         Added to the root, at least 0.
     momentum : float, default 0.0
-        Share of the last step that is kept, at least 0 and below 1.
+        Fraction of the last step that is kept, at least 0 and below 1.
     weight_decay : float, default 0.0
         Factor of the L2 penalty's gradient, at least 0.
 
@@ -253,7 +253,7 @@ class Adam(Optimizer):
     learning_rate : float or Schedule, default 0.001
         Step size, at least 0.
     betas : pair of floats, default (0.9, 0.999)
-        Shares of the old mean and of the old mean square that are kept, each at least 0 and below 1.
+        Fractions of the old mean and of the old mean square that are kept, each at least 0 and below 1.
     eps : float, default 1e-8
         Added to the root, at least 0.
     weight_decay : float, default 0.0
@@ -321,7 +321,7 @@ class AdamW(Adam):
     learning_rate, betas, eps
         As in `Adam`.
     weight_decay : float, default 0.01
-        Share of a value that is taken off at a learning rate of 1, at least 0.
+        Fraction of a value that is taken off at a learning rate of 1, at least 0.
 
     References
     ----------

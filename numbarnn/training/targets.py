@@ -3,31 +3,32 @@
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-# Shares of the classes come from somebody's float32 or float16 softmax, or are typed by hand.
+# Probabilities of the classes come from a float32 or float16 softmax, or are rounded by hand.
 SUM_TOLERANCE = 1e-3
 
 
 def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
-    """Labels (n,) as int64, or shares of the classes (n, size) as `dtype`, C-contiguous.
+    """Labels (n,) as int64, or probabilities of the classes (n, size) as `dtype`, C-contiguous.
 
     Raises
     ------
     TypeError
         If `y` holds no numbers, or labels that are not whole.
     ValueError
-        For a wrong shape, NaN or an infinite number, a label outside of 0 to ``size - 1``, a negative share,
-        or shares that do not sum to 1.
+        For a wrong shape, NaN or an infinite number, a label outside of 0 to ``size - 1``, a negative
+        probability, or probabilities that do not sum to 1.
     """
     array = _numbers(y)
     if array.ndim == 2 and array.shape[1] == size:
-        _refuse(array < 0, array, "shares of the classes of at least 0")
+        _refuse(array < 0, array, "probabilities of the classes of at least 0")
         sums = array.sum(axis=1, dtype=np.float64)
         wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
-        _refuse(wrong, sums, "shares of the classes that sum to 1 in every row", "the sum")
+        _refuse(wrong, sums, "probabilities of the classes that sum to 1 in every row", "the sum")
         return np.ascontiguousarray(array, dtype)
     if array.ndim != 1:
         raise ValueError(
-            f"y must have shape (n,), labels, or (n, {size}), shares of the {size} classes; got {array.shape}"
+            f"y must have shape (n,), labels, or (n, {size}), probabilities of the {size} classes;"
+            f" got {array.shape}"
         )
     if array.dtype.kind == "f" and np.any(array != np.floor(array)):
         place = int(np.argmax(array != np.floor(array)))

@@ -97,7 +97,7 @@ def check_forward_weights(cell, hidden_size, dtype, input_size, parts):
         expected = in_panels(rows_or_zeros(weight, order).T, panels.shape[2])
         np.testing.assert_array_equal(panels, expected)
 
-    # A group's slots: gates that share one get both biases; the input's own stand first, the others last.
+    # A group's sums: fused gates get both biases; the input's own stand first, the others last.
     width, product = lanes(dtype), len(gates[0])
     expected = np.zeros((direction.groups, sum_count, width), dtype)
     for bias, order, first in zip(parameters[2:], rows, (0, sum_count - product), strict=True):

@@ -435,7 +435,7 @@ def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gate
         As `forward` left them; `gates` becomes the gradient of the sums.
     prefetches : bool
         Whether what one step reads is prefetched while the step before runs.
-    recurrent_transposed : array (panels, groups * window * lanes, panel width)
+    recurrent_transposed : array (panels, groups * product_width * lanes, panel width)
         W_h, packed for the product ``dsums @ W_h``.
     given : OutputGradient
         The gradient of the outputs.
@@ -525,7 +525,7 @@ def input_gradients(team, cuts, weights, input_transposed, dgates, start, start_
 
     Parameters
     ----------
-    input_transposed : array (panels, groups * window * lanes, panel width)
+    input_transposed : array (panels, groups * product_width * lanes, panel width)
         W_i, packed for this product.
     dgates : array (N, G * H padded)
         The gradient of the sums, from `backward`.

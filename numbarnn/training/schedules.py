@@ -104,7 +104,7 @@ class CosineDecay(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """Multiplied by `factor` after every so many epochs.
+    """Multiplied by `factor` every `every` epochs.
 
     ``initial * factor ** floor(epoch / every)``
 

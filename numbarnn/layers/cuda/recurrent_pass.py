@@ -21,7 +21,7 @@ from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
 from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, sum_rows, to_flat, to_packed
-from numbarnn.sequences.reading import Form
+from numbarnn.sequences.reading import BatchForm as Form
 
 
 class Run(NamedTuple):
@@ -209,7 +209,7 @@ class CudaDirection:
     def _parameter_gradients(self, dx: Any) -> None:
         hidden, sums = self.hidden, self.sums
         weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
-        h_before, same_sums = self.kept[:, :hidden], not self.cell.apart
+        h_before, same_sums = self.kept[:, :hidden], not self.cell.split
         for runs, factor, weight, bias in (
             (self.input_runs, self.x, weight_ih, bias_ih),
             (self.recurrent_runs, h_before, weight_hh, bias_hh),

@@ -1,4 +1,4 @@
-"""The layers without a state on a GPU: the twins of the passes in their own files."""
+"""The layers without a state on a GPU: the counterparts of the passes in their own files."""
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class EmbeddingCuda(CudaPass):
     def prepare(self, layout, x, seed):
         self.begin(layout)
         self.tokens = x
-        self.y = self.buffers.matrix("y", layout.total, self.layer.dim)
+        self.y = self.buffers.matrix("y", layout.total, self.layer.embedding_dim)
         return layout, self.y
 
     def forward(self):

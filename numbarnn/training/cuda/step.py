@@ -1,4 +1,4 @@
-"""Steps of gradient descent on a GPU, without a word from it until an epoch ends."""
+"""FlatBatch of gradient descent on a GPU, without a word from it until an epoch ends."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ class CudaSamples:
 
 
 class Taken(NamedTuple):
-    """A step whose outcome still lies on the GPU."""
+    """A step whose results are still on the GPU."""
 
     place: str
     learning_rate: float
@@ -80,7 +80,7 @@ def check_kernels(loss: Loss, samples: LabelledSamples, optimizer: Optimizer) ->
 
 
 class CudaTrainingStep:
-    """The twin of `TrainingStep`, whose parameters it takes.
+    """The counterpart of `TrainingStep`, whose parameters it takes.
 
     The host launches step after step. Whether one diverged is asked at the end of an epoch; the layers'
     parameters are then still those of the epoch before.
@@ -103,14 +103,14 @@ class CudaTrainingStep:
         self.parts = [layer.cuda_parameters() for layer in trained]
         flat_values, self.gradients = join(self.parts)
         for layer in layers:
-            layer.forget_passes()
+            layer.drop_passes()
         self.updates = Updates(optimizer, flat_values, self.gradients)
         self.samples = CudaSamples(samples)
         self.chain = Chain(layers, training=True)
         self.buffers = CudaBuffers(samples.dtype)
         self.taken: list[Taken] = []
 
-    def take(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
+    def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors."""
         xp, batch = arrays(), self.samples.batch(rows)
         layout, y = self.chain.prepare(batch.layout, batch.x, seed)

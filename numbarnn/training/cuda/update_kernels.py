@@ -1,4 +1,4 @@
-"""The GPU's twins of the updates in ``update_kernels.py``: a thread has a parameter.
+"""The counterparts on a GPU of the updates in ``update_kernels.py``: a thread has a parameter.
 
 Numbers come in the dtype of the parameters, the factor of clipping as an array of one number: it is made on
 the GPU and the host never learns it.

@@ -1,4 +1,6 @@
-"""Tell nine speakers apart by the way they say two Japanese vowels.
+"""
+Tell nine speakers apart by the way they say two Japanese vowels
+================================================================
 
 Fits a bidirectional GRU on 270 utterances of 7 to 26 steps and 12 channels, and tests it on 370 others.
 The settings were chosen by cross-validation within the 270: accuracy 0.985 over random folds, 0.967 over
@@ -33,7 +35,7 @@ def print_confusion(true, predicted, speakers=9):
         print(f"{speaker:5d} " + "".join(f"{count:5d}" if count else "    ." for count in row))
 
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description="Tell nine speakers apart by two Japanese vowels.")
 parser.add_argument("--quick", action="store_true", help=f"{QUICK_EPOCHS} epochs, to see that all works")
 parser.add_argument("--seed", type=int, default=0)
 arguments = parser.parse_args()

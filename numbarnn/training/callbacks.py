@@ -185,7 +185,7 @@ class History:
     Attributes
     ----------
     history : dict of str to list of float
-        "loss", "accuracy" or "mae", the same with "val_" in front, "grad_norm", "learning_rate" and
+        "loss", "accuracy" or "mae", the same with ``val_`` in front, "grad_norm", "learning_rate" and
         "seconds"; each list has one entry an epoch.
     compile_seconds : float
         Time spent compiling kernels, 0 when they came from the cache.

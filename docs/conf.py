@@ -79,8 +79,8 @@ autosummary_generate = True
 autosummary_context = {"public_methods": METHODS}
 autodoc_typehints = "none"  # the docstrings say it, with shapes
 numpydoc_show_class_members = False  # the template lists them
-# Types in docstrings are given with shapes, in words. Of these words our own classes are links; links to Python's
-# and NumPy's pages would need their inventories, from the network.
+# Types in docstrings are given with shapes, in words. Of these words our own classes are links; links to
+# Python's and NumPy's pages would need their inventories, from the network.
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"
 DEFAULT_LINKS.clear()

@@ -39,9 +39,14 @@ class Sheet:
         """A box with a label, and under it, in the box, where in the package it is."""
         self.axes.add_patch(
             FancyBboxPatch(
-                (x + 0.05, y + 0.05), width - 0.1, height - 0.1, boxstyle="round,pad=0.05",
-                facecolor=colour, edgecolor=INK, linewidth=1,
-            )  # fmt: skip
+                (x + 0.05, y + 0.05),
+                width - 0.1,
+                height - 0.1,
+                boxstyle="round,pad=0.05",
+                facecolor=colour,
+                edgecolor=INK,
+                linewidth=1,
+            )
         )
         middle = x + width / 2
         if note:
@@ -98,7 +103,16 @@ def training_step() -> Sheet:
     s.arrow(3.9, 2.47, 3.55, 2.47)
     s.box(0.1, 2.0, 1.55, 0.95, ORANGE, "update", "training/", 9.5)
     s.arrow(2.0, 2.47, 1.65, 2.47)
-    s.box(2.0, 3.3, 3.45, 0.8, BLUE, "parameters, packed into panels", "engine/packing, layers/weight_panels", 9.5)
+    s.box(
+        2.0,
+        3.3,
+        3.45,
+        0.8,
+        BLUE,
+        "parameters, packed into panels",
+        "engine/packing, layers/weight_panels",
+        9.5,
+    )
     s.line(0.87, 2.95, 0.87, 3.7)
     s.arrow(0.87, 3.7, 2.0, 3.7)
     s.line(5.45, 3.7, 7.7, 3.7, linestyle="--")
@@ -135,7 +149,7 @@ def layout() -> Sheet:
         s.text(x + 0.3, 3.55, f"t = {t}", 8.5)
     s.text(4.4, 2.85, "active", 8.5, ha="right", family=MONO)
     s.text(4.4, 3.2, "offset", 8.5, ha="right", family=MONO)
-    s.text(1.6, 3.05, "cell \"r,t\": step t of row r", 8.5)
+    s.text(1.6, 3.05, 'cell "r,t": step t of row r', 8.5)
     s.text(1.6, 3.35, "small number: its row\nin the matrix of N = 14 steps", 8.5, va="top")
     return s
 
@@ -163,7 +177,13 @@ def panels() -> Sheet:
         for v in range(4):
             s.cell(7.45 + 0.48 * v, 0.55 + 0.32 * r, 0.48, 0.32, PALE, "", 7)
     s.text(7.12, 2.68, "h[r, k]\nspread over\na vector", 7.5, va="top")
-    s.text(8.45, 2.68, "24 sums, each in a register of its own:\nsum[r, v] += h[r, k] * panel[k, v]", 7.5, va="top")
+    s.text(
+        8.45,
+        2.68,
+        "24 sums, each in a register of its own:\nsum[r, v] += h[r, k] * panel[k, v]",
+        7.5,
+        va="top",
+    )
     s.text(4.8, 3.75, "Every element of the result is one chain of fused multiply-adds in the order of k,\n"
            "whatever tile or thread computes it.", 9)  # fmt: skip
     return s
@@ -231,8 +251,15 @@ def cuda() -> Sheet:
         y = 0.6 + 0.55 * unit
         s.text(0.55, y + 0.2, ("unit 0", "unit 1", "...", "unit H-1")[unit], 8.5)
         for lane in range(4):
-            s.cell(1.05 + 0.72 * lane, y, 0.66, 0.42, ROW_COLOURS[lane], "" if unit == 2 else f"lane {lane}", 8)
-    s.text(2.45, 2.95, "lane j holds the recurrent weights of all gates\nof its unit for h[j], h[j+4], h[j+8], ...", 8.5)
+            s.cell(
+                1.05 + 0.72 * lane, y, 0.66, 0.42, ROW_COLOURS[lane], "" if unit == 2 else f"lane {lane}", 8
+            )
+    s.text(
+        2.45,
+        2.95,
+        "lane j holds the recurrent weights of all gates\nof its unit for h[j], h[j+4], h[j+8], ...",
+        8.5,
+    )
     s.text(2.45, 3.6, "registers first, what is left in shared memory", 8.5)
     s.text(7.2, 0.25, "one time step", 10)
     steps = (

@@ -62,7 +62,9 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when a number has not improved for some epochs, and go back to the best epoch's parameters [1]_.
+    """Stop when a number has not improved for some epochs, and go back to the best epoch's parameters.
+
+    See [1]_ for when to stop.
 
     Parameters
     ----------

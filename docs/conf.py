@@ -26,6 +26,7 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "**/GALLERY_HEADER.rst"]
 templates_path = ["_templates"]
 nitpicky = True
+highlight_language = "none"  # blocks without a language are output
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
@@ -75,8 +76,12 @@ METHODS = {
     "StepDecay": ["at"],
     "Callback": CALLBACK,
 }
+PROPERTIES = {
+    name: ["parameters", "gradients", "built"] for name in METHODS if METHODS[name] in (LAYER, RECURRENT)
+}
+PROPERTIES |= {"Sequential": ["parameters", "device", "built"], "History": ["epochs"]}
 autosummary_generate = True
-autosummary_context = {"public_methods": METHODS}
+autosummary_context = {"public_methods": METHODS, "public_properties": PROPERTIES}
 autodoc_typehints = "none"  # the docstrings say it, with shapes
 numpydoc_show_class_members = False  # the template lists them
 # Types in docstrings are given with shapes, in words. Of these words our own classes are links; links to

@@ -1,5 +1,6 @@
 """The documentation: its code runs, and the reference names everything that is public."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -90,3 +91,39 @@ def test_pages_name_files_that_exist():
         for name in re.findall(r"figures/(\w+)\.svg", page.read_text(encoding="utf-8"))
     }
     assert shown == drawn
+
+
+@pytest.fixture(scope="module")
+def check_site():
+    spec = importlib.util.spec_from_file_location("check_site", DOCS / "check_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [
+        ('<script defer src="https://example.org/a.js"></script>', ".html"),
+        ('<link rel="stylesheet" href="//example.org/a.css"/>', ".html"),
+        ('<link rel="preload" as="font" href="http://example.org/a.woff2">', ".html"),
+        ('<img src="https://example.org/a.png">', ".html"),
+        ('<p style="background: url(https://example.org/a.png)">', ".html"),
+        ('@import "https://example.org/a.css";', ".css"),
+        ("@font-face { src: url('//example.org/a.woff2') }", ".css"),
+    ],
+)
+def test_a_load_from_the_network_is_found(check_site, text, suffix):
+    assert len(check_site.remote_loads(text, suffix)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [
+        ('<a href="https://example.org">a link</a><script src="_static/a.js"></script>', ".html"),
+        ('<link rel="canonical" href="https://example.org/"><img src="a.svg">', ".html"),
+        ("/* https://example.org */ @font-face { src: url(a.woff2) }", ".css"),
+    ],
+)
+def test_links_and_files_of_the_site_are_let_through(check_site, text, suffix):
+    assert check_site.remote_loads(text, suffix) == []

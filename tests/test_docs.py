@@ -16,6 +16,14 @@ AUTOSUMMARY = re.compile(r"^\.\. autosummary::\n((?:[ ]{3}.*\n|\n)+)", re.MULTIL
 BASE_CLASSES = {"training.losses.Loss", "training.optimizers.Optimizer", "training.schedules.Schedule"}
 
 
+# A file or folder of the package, as the texts name it: `engine/tile`, `layers/cuda/`, `numbarnn/kernels.py`.
+SOURCE = re.compile(
+    r"`(?:numbarnn/)?((?:jit|cells|engine|sequences|layers|training|models)/[\w/]*(?:\.py)?)`"
+)
+# Named in the texts for where they will be.
+PLANNED = {"engine/scan/forward.py", "models/base.py"}
+
+
 def pages() -> list[Path]:
     written = [path for path in DOCS.rglob("*.md") if not set(path.relative_to(DOCS).parts) & set(BUILT)]
     return [ROOT / "README.md", *sorted(written)]
@@ -91,6 +99,18 @@ def test_pages_name_files_that_exist():
         for name in re.findall(r"figures/(\w+)\.svg", page.read_text(encoding="utf-8"))
     }
     assert shown == drawn
+
+
+def test_files_of_the_package_that_pages_name_exist():
+    texts = [path.read_text(encoding="utf-8") for path in (*pages(), ROOT / "CONTRIBUTING.md")]
+    named = {name for text in texts for name in SOURCE.findall(text)}
+    package = ROOT / "numbarnn"
+    missing = {
+        name
+        for name in named
+        if not (package / name).exists() and not (package / f"{name.rstrip('/')}.py").exists()
+    }
+    assert missing == PLANNED
 
 
 @pytest.fixture(scope="module")

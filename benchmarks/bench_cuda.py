@@ -14,7 +14,7 @@ class CudaLayers:
 
     def setup(self, cell, shape):
         require_gpu()
-        from numbarnn.engine.cuda_arrays import arrays, on_host
+        from numbarnn.engine.cuda.arrays import arrays, on_host
 
         self.arrays, self.on_host, shape = arrays(), on_host, parse_shape(shape)
         self.x, dy = inputs(shape)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.checks import assert_close
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.training.losses import LOSSES
 
 ROWS, SIZE = 4096, 10

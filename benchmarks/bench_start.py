@@ -8,7 +8,7 @@ import time
 
 FIRST_STEP = """
 import numpy as np, numbarnn
-from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.jit.compile_cache import compile_clock
 layer = numbarnn.LSTM(16)
 x = np.ones((4, 10, 8), np.float32)
 y, _ = layer.forward(x, training=True)

@@ -25,7 +25,7 @@ class CudaTrainer:
     """
 
     def __init__(self, cell: str, hidden_size: int, x: np.ndarray, dy: np.ndarray, **options: Any) -> None:
-        from numbarnn.engine.cuda_arrays import arrays, wait  # where there is a GPU
+        from numbarnn.engine.cuda.arrays import arrays, wait  # where there is a GPU
 
         self.wait = wait
         self.layer = LAYERS[cell](hidden_size, device="cuda", **options)

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import kernel
-from numbarnn.engine.host import lanes
-from numbarnn.engine.simd import fma, load_run, store_run
+from numbarnn.jit.compile_cache import kernel
+from numbarnn.jit.cpu import lanes
+from numbarnn.jit.vectors import fma, load_run, store_run
 
 # Processors start up to two a cycle and finish each four or five cycles later. Many more chains than these
 # would not fit the 16 registers of AVX2.

@@ -22,7 +22,7 @@ _PLACES = {
     "Dropout": "layers.dropout",
     "MeanOverTime": "layers.pooling",
     "MaxOverTime": "layers.pooling",
-    "Sequential": "models",
+    "Sequential": "models.sequential",
     "CrossEntropy": "training.losses",
     "BinaryCrossEntropy": "training.losses",
     "MeanSquaredError": "training.losses",
@@ -38,7 +38,7 @@ _PLACES = {
     "Callback": "training.callbacks",
     "EarlyStopping": "training.callbacks",
     "History": "training.callbacks",
-    "cuda_available": "engine.cuda_probe",
+    "cuda_available": "devices",
     "get_num_threads": "engine.threads",
     "set_num_threads": "engine.threads",
     "warmup": "compile_ahead",
@@ -82,14 +82,14 @@ __all__ = [
 if TYPE_CHECKING:
     from numbarnn import datasets, kernels
     from numbarnn.compile_ahead import warmup
-    from numbarnn.engine.cuda_probe import cuda_available
+    from numbarnn.devices import cuda_available
     from numbarnn.engine.threads import get_num_threads, set_num_threads
     from numbarnn.layers.dense import Dense
     from numbarnn.layers.dropout import Dropout
     from numbarnn.layers.embedding import Embedding
     from numbarnn.layers.pooling import MaxOverTime, MeanOverTime
     from numbarnn.layers.recurrent import GRU, LSTM, RNN
-    from numbarnn.models import Sequential
+    from numbarnn.models.sequential import Sequential
     from numbarnn.training.callbacks import Callback, EarlyStopping, History
     from numbarnn.training.losses import (
         BinaryCrossEntropy,

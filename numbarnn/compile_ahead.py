@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.compile_cache import compile_clock
 from numbarnn.engine.fork import make_board, serve
 from numbarnn.engine.program import record_together
+from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.dense import Dense
 from numbarnn.layers.dropout import Dropout
 from numbarnn.layers.embedding import Embedding
 from numbarnn.layers.pooling import MaxOverTime, MeanOverTime
 from numbarnn.layers.recurrent import GRU, LSTM, RNN
-from numbarnn.models import Sequential
+from numbarnn.models.sequential import Sequential
 from numbarnn.training.losses import LOSSES
 from numbarnn.training.optimizers import OPTIMIZERS
 

@@ -42,9 +42,9 @@ from numbarnn.cells import cell_of
 from numbarnn.cells.gru import GRUWeights
 from numbarnn.cells.lstm import LSTMWeights
 from numbarnn.cells.rnn import ReLURNNWeights, TanhRNNWeights
-from numbarnn.engine.compile_cache import INLINED_OPTIONS, inlined
-from numbarnn.engine.ownership import unowned
 from numbarnn.engine.step import advance
+from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
+from numbarnn.jit.ownership import unowned
 
 CPU_RANK, GPU_RANK = 3, 2  # of the weights' matrices: in panels, or plain
 DEVICES = {CPU_RANK: "cpu", GPU_RANK: "cuda"}
@@ -100,7 +100,7 @@ def gru_step(weights, x, h):
 def _step_in_python(weights, x, *states):
     """A step without the compiler: with the JIT off, or in the simulator of GPUs."""
     if weights.input.ndim == GPU_RANK:
-        step_cuda = importlib.import_module("numbarnn.engine.step_cuda")  # where there is a GPU, not before
+        step_cuda = importlib.import_module("numbarnn.engine.cuda.step")  # where there is a GPU, not before
         step_cuda.advance(cell_of(type(weights)), str(weights.bias.dtype))(weights, x, states)
     else:
         for state in states:
@@ -176,7 +176,7 @@ def _overload_gru_step(weights, x, h):
 
 def _advance_block(weights):
     """The step of a block of a GPU, for weights of these types."""
-    step_cuda = importlib.import_module("numbarnn.engine.step_cuda")  # where there is a GPU, not before
+    step_cuda = importlib.import_module("numbarnn.engine.cuda.step")  # where there is a GPU, not before
     return step_cuda.advance(cell_of(weights.instance_class), str(weights.types[0].dtype))
 
 

@@ -19,11 +19,14 @@ import numpy as np
 from numba import cuda, types
 
 from numbarnn.cells import CELLS
-from numbarnn.engine import pointwise_cuda, scan_cuda, steps_cuda
-from numbarnn.engine.affine import ACTIVATIONS
-from numbarnn.engine.cuda_device import MOST_REGISTERS, registers_of
+from numbarnn.engine.cuda import pointwise as pointwise_cuda
+from numbarnn.engine.cuda import scan as scan_cuda
+from numbarnn.engine.cuda import scan_by_steps as steps_cuda
+from numbarnn.engine.cuda.device import MOST_REGISTERS, registers_of
+from numbarnn.engine.dense import ACTIVATIONS
 from numbarnn.kernels import gru_step, lstm_step, rnn_step
-from numbarnn.training import losses_cuda, updates_cuda
+from numbarnn.training.cuda import loss_kernels as losses_cuda
+from numbarnn.training.cuda import update_kernels as updates_cuda
 from numbarnn.training.losses import LOSSES, CrossEntropy
 
 NUMBERS = {"float32": types.float32, "float64": types.float64}

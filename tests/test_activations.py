@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from numbarnn.engine.activations import sigmoid_array, tanh_array
+from numbarnn.jit.activations import sigmoid_array, tanh_array
 
 FUNCTIONS = {"tanh": tanh_array, "sigmoid": sigmoid_array}
 FLOAT32_ULP = {"tanh": 2.0, "sigmoid": 3.0}

@@ -18,7 +18,7 @@ from numba.core import caching
 from numba.core.runtime import rtsys
 
 import numbarnn
-from numbarnn.engine import compile_cache
+from numbarnn.jit import compile_cache
 
 PACKAGE = Path(numbarnn.__file__).parent
 
@@ -27,7 +27,7 @@ HEADER = """
 import json, time
 import numpy as np
 import numbarnn
-from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.jit.compile_cache import compile_clock
 x = np.arange(12.0).reshape(2, 3, 2) / 10.0
 """
 FOOTER = """
@@ -154,7 +154,7 @@ def test_two_processes_may_fill_it_at_once(installation):
     ("program", "file", "old", "new"),
     [
         (LSTM, "cells/lstm.py", "h_new = o * tanh(c_new)", "h_new = o * tanh(c_new) * 2.0"),
-        (DENSE, "engine/activations.py", "return copy_sign(f / ", "return 2.0 * copy_sign(f / "),
+        (DENSE, "jit/activations.py", "return copy_sign(f / ", "return 2.0 * copy_sign(f / "),
         (MEAN, "layers/pooling.py", "y[b, j] *= share", "y[b, j] *= share * x.dtype.type(2.0)"),
     ],
     ids=["cell", "activation", "kernel itself"],
@@ -169,34 +169,64 @@ def test_edited_source_is_compiled_again(installation, program, file, old, new):
         np.testing.assert_allclose(after, np.multiply(before, 2.0), rtol=1e-6)
 
 
+COMPILED = {"kernel", "inlined", "noinline", "intrinsic", "overload"}
+
+
+def is_compiled(node):
+    """Whether a function is one that kernels are made of, by its decorators."""
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    heads = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
+    return bool(COMPILED & {ast.unparse(head).rpartition(".")[2] for head in heads})
+
+
 def imports_into_kernels(path):
-    """(kernel, what it uses of another module) for all kernels of a source file."""
+    """(function, what it uses of another module) for all functions of a file that kernels are made of."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported = {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    for node in tree.body:
-        decorators = map(ast.unparse, getattr(node, "decorator_list", []))
-        if isinstance(node, ast.FunctionDef) and {"kernel", "inlined"} & set(decorators):
-            own = {argument.arg for argument in node.args.args}
-            for name in {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - own:
-                if name in imported:
-                    yield node.name, imported[name]
+    imported = {}
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            imported[alias.asname or alias.name.partition(".")[0]] = base + alias.name
+    for node in filter(is_compiled, ast.walk(tree)):
+        own = {argument.arg for argument in node.args.args}
+        for name in {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - own:
+            if name in imported:
+                yield node.name, imported[name]
+
+
+def outside_the_stamp(path):
+    """What the kernels of a file use of other files of ours that the stamp leaves out."""
+    stamped = tuple(f"numbarnn.{folder}." for folder in compile_cache.SHARED_SOURCES)
+    return [
+        f"{path.name}: {function} uses {name}"
+        for function, name in imports_into_kernels(path)
+        if name.startswith("numbarnn.") and not name.startswith(stamped)
+    ]
 
 
 def test_stamp_covers_what_kernels_use():
-    """A kernel uses its own file and the shared folders, and no other file of ours."""
-    used = [
-        (path.name, kernel, name)
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for kernel, name in imports_into_kernels(path)
-    ]
-    shared = tuple(f"numbarnn.{folder}." for folder in compile_cache.SHARED_SOURCES)
-    assert len(used) > 20
-    assert [each for each in used if each[2].startswith("numbarnn.") and not each[2].startswith(shared)] == []
+    """A kernel uses its own file and the stamped folders, and no other file of ours."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert sum(len(list(imports_into_kernels(path))) for path in paths) > 100
+    assert [found for path in paths for found in outside_the_stamp(path)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from numbarnn.layers.pooling import FEW\n@kernel\ndef add(x):\n    return x + FEW",
+        "from numbarnn.layers import pooling\n@inlined\ndef add(x):\n    return x + pooling.FEW",
+        "import numbarnn.layers.pooling as p\n@jit.noinline\ndef add(x):\n    return x + p.FEW",
+        "def make():\n    from numbarnn import devices\n    @overload(f, strict=False)\n"
+        "    def for_f(x):\n        return lambda x: devices.DEVICES",
+    ],
+    ids=["constant", "module", "in a function", "overload"],
+)
+def test_code_outside_the_stamp_is_found(tmp_path, text):
+    path = tmp_path / "culprit.py"
+    path.write_text(text)
+    assert len(outside_the_stamp(path)) == 1
 
 
 # ---- it can be missing or broken -------------------------------------------------------------------------
@@ -244,7 +274,7 @@ DAMAGES = {
     "another pickle": lambda data: pickle.dumps("0.61.0") + pickle.dumps([1]),
 }
 ADD_ONE = """
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.jit.compile_cache import kernel
 @kernel
 def add_one(x):
     return x + 1.0
@@ -280,7 +310,7 @@ def test_cache_of_garbage(installation):
 # ---- kernels without a source file -----------------------------------------------------------------------
 
 DOUBLE = """
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.jit.compile_cache import kernel
 @kernel
 def double(x):
     for i in range(x.size):
@@ -371,7 +401,7 @@ def test_dispatchers_use_the_cache_they_are_given():
 
 def test_inlined_functions_are_linked_alone(monkeypatch):
     """No machine code is made of them: the kernel around them has it all."""
-    from numbarnn.engine import lean_compiler
+    from numbarnn.jit import linked_compiler as lean_compiler
 
     made = []
 

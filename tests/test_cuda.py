@@ -43,8 +43,8 @@ CAPABILITIES = ("7.5", "8.0", "9.0")
 @pytest.fixture
 def gpu():
     """The module of the recurrent passes on the GPU, without kernels of earlier tests."""
-    from numbarnn.engine import scan_cuda
-    from numbarnn.layers import cuda_recurrent
+    from numbarnn.engine.cuda import scan as scan_cuda
+    from numbarnn.layers.cuda import recurrent_pass as cuda_recurrent
 
     for kernel in (scan_cuda.forward, scan_cuda.backward):
         kernel.cache_clear()
@@ -59,7 +59,7 @@ def run_on_gpu(problem, **options):
 @pytest.mark.parametrize("in_registers", [0, 1])
 def test_weights_in_shared_memory(gpu, monkeypatch, in_registers):
     """What does not fit the registers gives the same numbers."""
-    from numbarnn.engine import scan_cuda
+    from numbarnn.engine.cuda import scan as scan_cuda
 
     problem = random_problem("lstm", SIZE, ragged=True)
     before = run_on_gpu(problem)
@@ -90,7 +90,7 @@ def test_layers_that_do_not_fit_go_step_by_step(gpu, monkeypatch, cell, bidirect
 def test_what_fits():
     """More threads than a block can have do not fit, nor more weights than its memory holds."""
     from numbarnn.cells import CELLS
-    from numbarnn.engine import scan_cuda
+    from numbarnn.engine.cuda import scan as scan_cuda
 
     plans = [scan_cuda.plan_for(CELLS["rnn_tanh"], hidden, "float32") for hidden in (64, 257)]
     assert [plan.fits(1 << 30) for plan in plans] == [True, False]

@@ -190,7 +190,7 @@ def test_a_fit(make, x, y, monkeypatch):
 
 def test_data_on_the_gpu_are_not_moved_in_a_fit(monkeypatch):
     """However little memory is free: they have theirs."""
-    from numbarnn.training import cuda_step
+    from numbarnn.training.cuda import step as cuda_step
 
     monkeypatch.setattr(cuda_step, "free_bytes", lambda: 0.0)
     monkeypatch.setattr(cuda_step, "Streamed", refuse)
@@ -204,7 +204,7 @@ def test_targets_on_the_gpu_with_data_of_the_host():
 
 @each_model
 def test_predictions_stay(make, x, y, monkeypatch):
-    from numbarnn.layers import cuda_passes
+    from numbarnn.layers.cuda import passes as cuda_passes
 
     model = make()
     model.fit(x, y, epochs=1, verbose=False)

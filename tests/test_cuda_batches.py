@@ -93,7 +93,7 @@ def batches(values=VALUES):
 
 def what_steps_read(streams, values=VALUES):
     """What each step finds in its batch when it is its turn."""
-    from numbarnn.training.cuda_batches import Streamed
+    from numbarnn.training.cuda.data import Streamed
 
     streamed, read = Streamed(values, streams), []
     for rows in batches(values):
@@ -123,7 +123,7 @@ def test_no_wait_can_be_left_out(without):
 @in_simulator
 def test_the_host_runs_ahead_of_the_gpu():
     """It gathers the second batch before the first is copied, and the third when it has been, no later."""
-    from numbarnn.training.cuda_batches import Streamed
+    from numbarnn.training.cuda.data import Streamed
 
     streams, done = Streams(False, False), []
     streams.copy = lambda source, target: streams.copying.do(lambda: done.append(len(source)))
@@ -136,7 +136,7 @@ def test_the_host_runs_ahead_of_the_gpu():
 @in_simulator
 def test_memory_that_kernels_still_use_is_not_written_to(monkeypatch):
     """CuPy gives out memory again that launched kernels have yet to read or write."""
-    from numbarnn.training import cuda_batches
+    from numbarnn.training.cuda import data as cuda_batches
 
     streams, memory = Streams(True, False), np.zeros((4, 2))
     monkeypatch.setattr(
@@ -150,8 +150,8 @@ def test_memory_that_kernels_still_use_is_not_written_to(monkeypatch):
 
 def test_the_streams_that_work_here():
     """On a GPU, with steps long enough that the host comes back to a slot before it is free."""
-    from numbarnn.engine.cuda_arrays import arrays, on_host
-    from numbarnn.training.cuda_batches import Streamed
+    from numbarnn.engine.cuda.arrays import arrays, on_host
+    from numbarnn.training.cuda.data import Streamed
 
     rng = np.random.default_rng(0)
     values = rng.standard_normal((5000, 64)).astype(np.float32)

@@ -40,7 +40,7 @@ def part(rng, rows, columns, transposed, extra):
 @pytest.mark.parametrize("first_transposed", [False, True])
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (1, 3, 4), (2, 1, 4), (2, 3, 1), (1, 1, 1), (5, 1, 1)], ids=str)
 def test_what_cublas_is_asked_for(sizes, first_transposed, second_transposed, extra):
-    from numbarnn.engine.cuda_products import gemm_of
+    from numbarnn.engine.cuda.matmul import gemm_of
 
     n, k, m = sizes
     rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def test_what_cublas_is_asked_for(sizes, first_transposed, second_transposed, ex
 
 
 def test_a_matrix_that_cublas_cannot_take():
-    from numbarnn.engine.cuda_products import gemm_of
+    from numbarnn.engine.cuda.matmul import gemm_of
 
     whole = np.zeros((4, 4))
     with pytest.raises(ValueError, match="neither rows nor columns"):
@@ -95,7 +95,7 @@ def stand_in_for_cublas(calls):
 
 @pytest.mark.parametrize(("dtype", "computing"), [("float32", 68), ("float64", 70)])
 def test_multiply_by_cublas(monkeypatch, dtype, computing):
-    from numbarnn.engine import cuda_products
+    from numbarnn.engine.cuda import matmul as cuda_products
 
     calls = []
     modules = {
@@ -140,7 +140,7 @@ class Kernel:
 @pytest.fixture
 def stand_in(monkeypatch):
     """`cuda_launch` beside a CuPy that has `Array`, and a Numba that says what it is asked for."""
-    from numbarnn.engine import cuda_launch
+    from numbarnn.engine.cuda import launch as cuda_launch
 
     done, streams = [], [types.SimpleNamespace(ptr=0)]
 
@@ -193,7 +193,7 @@ def stand_in(monkeypatch):
 def test_launches(stand_in):
     from numba.core import config
 
-    from numbarnn.engine.compile_cache import compile_clock
+    from numbarnn.jit.compile_cache import compile_clock
 
     cuda_launch, _ = stand_in
     array, kernel, compiled = own(np.zeros((2, 3))), Kernel(), compile_clock.kernels
@@ -223,7 +223,7 @@ def test_a_graph(stand_in):
 
 
 def test_products_without_terms_are_zero():
-    from numbarnn.engine.cuda_products import multiply
+    from numbarnn.engine.cuda.matmul import multiply
 
     out = np.ones((2, 3))
     multiply(np.zeros((2, 0)), np.zeros((0, 3)), out, add=True)
@@ -233,7 +233,7 @@ def test_products_without_terms_are_zero():
 
 
 def test_a_series_is_captured_when_it_comes_again():
-    from numbarnn.engine.cuda_launch import Series
+    from numbarnn.engine.cuda.launch import Series
 
     done = []
 
@@ -248,7 +248,7 @@ def test_a_series_is_captured_when_it_comes_again():
 
 
 def test_arrays_that_moved_are_another_series():
-    from numbarnn.engine.cuda_launch import place_of
+    from numbarnn.engine.cuda.launch import place_of
 
     array = np.zeros((4, 3))
     assert place_of(array) == place_of(array[:])

@@ -136,7 +136,7 @@ def test_fit_on_steps_with_weights_dropout_and_validation():
 
 
 def test_fit_where_the_data_do_not_fit_the_gpu(monkeypatch):
-    from numbarnn.training import cuda_step
+    from numbarnn.training.cuda import step as cuda_step
 
     x, y = sequences(), np.array([0, 1, 1])
     before = fitted("cuda", x, y)

@@ -12,7 +12,7 @@ from numbarnn.cells import CELLS
 @pytest.mark.parametrize("in_registers", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_registers):
-    from numbarnn.engine import scan_cuda
+    from numbarnn.engine.cuda import scan as scan_cuda
 
     if not in_registers:
         monkeypatch.setattr(scan_cuda, "registers_of", lambda threads: 0)
@@ -33,7 +33,7 @@ def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_regist
 
 @in_simulator
 def test_16_bits_take_half_the_memory():
-    from numbarnn.engine.scan_cuda import plan_for
+    from numbarnn.engine.cuda.scan import plan_for
 
     full, half = (plan_for(CELLS["lstm"], 128, "float32", dtype) for dtype in (None, "float16"))
     assert full.shared_bytes == 2 * half.shared_bytes > 0

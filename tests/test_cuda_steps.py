@@ -46,7 +46,7 @@ def test_a_block_takes_the_steps_of_the_layer(cell, dtype, threads):
 @one_block
 @pytest.mark.parametrize("wrong", ["x", "h", "c", "units"])
 def test_what_does_not_fit_becomes_nan(monkeypatch, wrong):
-    from numbarnn.engine import step_cuda
+    from numbarnn.engine.cuda import step as step_cuda
 
     problem = random_problem("lstm", (1, 1, 3, 5))
     weights = make_layer(problem, device="cuda").kernel_weights()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import numbarnn
-from numbarnn.engine import cuda_probe
+from numbarnn import devices as cuda_probe
 
 
 @pytest.fixture

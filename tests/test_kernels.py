@@ -13,7 +13,7 @@ from numba.core.runtime import _nrt_python, rtsys
 
 import numbarnn
 from numbarnn import kernels
-from numbarnn.engine.compile_cache import kernel
+from numbarnn.jit.compile_cache import kernel
 from numbarnn.kernels import gru_step, lstm_step, rnn_step
 
 GUARD = 7.0  # stands around the arrays that a step may write to
@@ -62,7 +62,7 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 def make_layer(cell, hidden_size, input_size, dtype="float32"):
     """A layer whose parameters, biases too, are all different from 0 and from each other."""
     name, options = LAYERS[cell]
-    layer = getattr(numbarnn, name)(hidden_size, dtype=dtype, kernel_initializer="pytorch", **options)
+    layer = getattr(numbarnn, name)(hidden_size, dtype=dtype, weight_initializer="pytorch", **options)
     layer.build(input_size, seed=hidden_size)
     return layer
 

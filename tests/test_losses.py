@@ -5,7 +5,7 @@ import doctest
 import numpy as np
 import pytest
 
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.training import losses as losses_module
 from numbarnn.training.losses import (
     LOSSES,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import TOLERANCE
 
-from numbarnn.engine.compile_cache import kernel
-from numbarnn.engine.host import lanes
 from numbarnn.engine.matmul import multiply, multiply_row
+from numbarnn.jit.compile_cache import kernel
+from numbarnn.jit.cpu import lanes
 
 PANEL_VECTORS = [1, 2, 3, 4]
 LONGEST = [*range(1, 10), 31]

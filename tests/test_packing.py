@@ -7,9 +7,7 @@ import pytest
 from conftest import TOLERANCE
 
 from numbarnn.cells import CELLS
-from numbarnn.engine.compile_cache import kernel
 from numbarnn.engine.fork import ALONE
-from numbarnn.engine.host import lanes
 from numbarnn.engine.packing import (
     ALIGNMENT,
     pack_recurrent,
@@ -18,6 +16,8 @@ from numbarnn.engine.packing import (
     unpack_recurrent,
 )
 from numbarnn.engine.threads import even_cuts
+from numbarnn.jit.compile_cache import kernel
+from numbarnn.jit.cpu import lanes
 from numbarnn.layers.packed_direction import PackedDirection
 
 GUARD = 64  # elements around each parameter that nobody may read or write

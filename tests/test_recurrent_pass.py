@@ -1,4 +1,4 @@
-"""How a pass is placed: batches that move in, shared units and fetching ahead change no number."""
+"""How a pass is placed: batches that move in, shared units and prefetching change no number."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ from conftest import LAYERS, assert_same, make_layer, random_problem, run_layer
 from numba.core import config
 
 import numbarnn
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.layers import passes, recurrent_pass
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.sequences import Layout
+from numbarnn.sequences.layout import Layout
 
 INPUTS, ROWS, LONGEST, BATCHES = 5, 6, 30, 15
 
@@ -122,8 +122,8 @@ def test_threads_that_share_out_hidden_units(
     """Large weights, and fewer rows than threads."""
     monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
     monkeypatch.setattr(recurrent_pass, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
-    monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_MEETING", 0)
-    monkeypatch.setattr(recurrent_pass, "FEW_ROWS_OPERATIONS_WORTH_A_MEETING", 0)
+    monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_BARRIER", 0)
+    monkeypatch.setattr(recurrent_pass, "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER", 0)
     problem = random_problem(
         cell, (rows, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
@@ -149,11 +149,11 @@ def test_fetching_ahead_changes_no_number(cell, bidirectional, ragged, dtype, se
         cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
     results = []
-    for least, fetches in ((recurrent_pass.FETCH_AHEAD_BYTES, False), (0, True)):
-        monkeypatch.setattr(recurrent_pass, "FETCH_AHEAD_BYTES", least)
+    for least, prefetches in ((recurrent_pass.PREFETCH_FROM_BYTES, False), (0, True)):
+        monkeypatch.setattr(recurrent_pass, "PREFETCH_FROM_BYTES", least)
         layer = make_layer(problem)
         results.append(run_layer(layer, problem))
         (run,) = layer._spare[True]
         assert run.threads == 2
-        assert run._fetches_ahead() == fetches
+        assert run._prefetches() == prefetches
     assert_same(*results)

@@ -8,10 +8,10 @@ import pytest
 from conftest import assert_same
 
 import numbarnn
-from numbarnn.engine.atomics import atomic_add, atomic_load
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import ALONE, fork, make_board, serve
 from numbarnn.engine.threads import even_cuts, run
+from numbarnn.jit.atomics import atomic_add, atomic_load
+from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined

@@ -12,7 +12,7 @@ import pytest
 
 import numbarnn
 from numbarnn import compile_ahead
-from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.training.fit import _CompileNotice
 
 # What users may begin with; the last one is large enough for two threads.
@@ -21,7 +21,7 @@ import json
 import numpy as np
 import numbarnn
 from numbarnn import LSTM, Dense, Dropout, Embedding, MaxOverTime, MeanOverTime, Sequential
-from numbarnn.engine.compile_cache import compile_clock
+from numbarnn.jit.compile_cache import compile_clock
 
 def first_fits():
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ def processor() -> str:
 
 def vector_bits() -> int:
     """Bits of a vector register, as this library's kernels use them."""
-    from numbarnn.engine.host import registers  # loads Numba, so only when all is measured
+    from numbarnn.jit.cpu import registers  # loads Numba, so only when all is measured
 
     return 8 * registers().width
 

@@ -8,7 +8,7 @@ from benchmarks.comparison.work import Work
 from benchmarks.cuda_trainer import CudaTrainer
 from benchmarks.problems import inputs, parse_shape
 from benchmarks.trainer import LAYERS
-from numbarnn.engine.cuda_arrays import on_host
+from numbarnn.engine.cuda.arrays import on_host
 
 # Of an array's largest magnitude; those beside dtypes are of `precision`.
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "tf32": 1e-2, "float16": 1e-2}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from numbarnn.engine.host import PANEL_VECTORS
+from numbarnn.jit.cpu import PANEL_VECTORS
 
 
 @dataclass(frozen=True)

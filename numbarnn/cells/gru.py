@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
-from numbarnn.engine.simd import fma
+from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.jit.vectors import fma
 
 
 class GRUWeights(NamedTuple):

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
-from numbarnn.engine.simd import fma, zero_like
+from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.jit.vectors import fma, zero_like
 
 
 class LSTMWeights(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.activations import tanh, tanh_derivative
-from numbarnn.engine.simd import select, zero_like
+from numbarnn.jit.activations import tanh, tanh_derivative
+from numbarnn.jit.vectors import select, zero_like
 
 
 class TanhRNNWeights(NamedTuple):

@@ -26,11 +26,11 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-from numbarnn.engine.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
-from numbarnn.engine.compile_cache import inlined, kernel
-from numbarnn.engine.meeting import LOOKS_BEFORE_YIELD, wait_for, yield_processor
-from numbarnn.engine.ownership import without_owners
+from numbarnn.engine.barrier import LOOKS_BEFORE_YIELD, wait_for, yield_processor
 from numbarnn.engine.tile import SHARED
+from numbarnn.jit.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.ownership import without_owners
 
 # Words of the board, each on a cache line of its own.
 JOB, DONE = 0, 8

@@ -16,10 +16,6 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, overload
 
-from numbarnn.engine import compile_cache
-from numbarnn.engine.compile_cache import INLINED_OPTIONS
-from numbarnn.engine.host import lanes
-from numbarnn.engine.simd import FLOAT_TYPES, element_pointer, llvm_float
 from numbarnn.engine.tile import (
     ARGUMENTS,
     ARRAYS,
@@ -28,6 +24,10 @@ from numbarnn.engine.tile import (
     emit_row,
     product_name,
 )
+from numbarnn.jit import compile_cache
+from numbarnn.jit.compile_cache import INLINED_OPTIONS
+from numbarnn.jit.cpu import lanes
+from numbarnn.jit.vectors import FLOAT_TYPES, element_pointer, llvm_float
 
 
 def multiply(

@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import called, inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.host import lanes, padded, registers
-from numbarnn.engine.simd import (
+from numbarnn.jit.compile_cache import inlined, kernel, noinline
+from numbarnn.jit.cpu import lanes, padded, registers
+from numbarnn.jit.vectors import (
     lane_count,
     load,
     load_part,
@@ -78,7 +78,7 @@ def _whole_rows(column_map, column, width):
     return count
 
 
-@called
+@noinline
 def _pack_transposed(parameter, column_map, first_column, stop_column, panels):
     """Panels of ``parameter.T``: column c is row ``column_map[c]`` of the parameter, k runs along it."""
     width, lane = panels.shape[2], lane_count(panels)
@@ -93,7 +93,7 @@ def _pack_transposed(parameter, column_map, first_column, stop_column, panels):
             store_rows(panels, target + k * width, width, block, count, lane)
 
 
-@called
+@noinline
 def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
     """`_pack_transposed` undone."""
     width, lane = panels.shape[2], lane_count(panels)
@@ -108,7 +108,7 @@ def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
             store_rows(gradient, target + k, length, block, rows, count)
 
 
-@called
+@noinline
 def _pack(parameter, row_map, first_k, stop_k, panels):
     """Panels of `parameter` itself: k runs down the rows in the order of `row_map`."""
     width, lane = panels.shape[2], lane_count(panels)

@@ -7,11 +7,11 @@ padded to whole vectors, with zeros. In an array with lengths, zeros follow the 
 ``ends[i]``.
 """
 
-from numbarnn.engine.atomics import atomic_load, compare_exchange
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import FAULT, INPUT, NO_FAULT, OUTPUT, array_at
-from numbarnn.engine.simd import all_true, fma, lane_count, load, load_part, store, store_part, zero_like
+from numbarnn.jit.atomics import atomic_load, compare_exchange
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import all_true, fma, lane_count, load, load_part, store, store_part, zero_like
 
 
 @inlined
@@ -71,59 +71,59 @@ def unpack_rows(packed, starts, order, active, offset, flat):
 
 
 @inlined
-def _note_fault(ports, fault):
-    """The lowest flat row with a fault, of all that threads find, becomes the ports' FAULT."""
+def _note_fault(bindings, fault):
+    """The lowest flat row with a fault, of all that threads find, becomes the bindings' FAULT."""
     while fault != NO_FAULT:
-        known = atomic_load(ports, FAULT)
+        known = atomic_load(bindings, FAULT)
         if known != NO_FAULT and known <= fault:
             break
-        if compare_exchange(ports, FAULT, known, fault):
+        if compare_exchange(bindings, FAULT, known, fault):
             break
 
 
 @inlined
 def _read_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
-    flat = array_at(ports[INPUT], flat_rows, size, packed)
+    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+    flat = array_at(bindings[INPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         begin = band_cuts[band]
         fault = _pack_places(first, stop, flat, starts, order, active, offsets[band], begin, packed)
-        _note_fault(ports, fault)
+        _note_fault(bindings, fault)
 
 
 @kernel
-def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """The flat matrix (flat_rows, size) behind the port INPUT into the packed one.
+def read_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
+    """The flat matrix (flat_rows, size) of the binding INPUT into the packed one.
 
     The packed one may be in bands (see ``layers/bands.py``): that of the places from ``band_cuts[p]`` to
     ``band_cuts[p + 1]`` has step t from row ``offsets[p, t]`` on. The lowest flat row that holds NaN or
-    infinity becomes the ports' FAULT.
+    infinity becomes the bindings' FAULT.
     """
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
+    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _read_part, arguments)
 
 
 @inlined
 def _write_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
-    flat = array_at(ports[OUTPUT], flat_rows, size, packed)
+    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+    flat = array_at(bindings[OUTPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         _unpack_places(first, stop, packed, starts, order, active, offsets[band], band_cuts[band], flat)
 
 
 @kernel
-def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """`read_rows` the other way, to the flat matrix behind the port OUTPUT."""
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
+def write_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
+    """`read_rows` the other way, to the flat matrix of the binding OUTPUT."""
+    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _write_part, arguments)
 
 
 @inlined
 def _clear_part(part, arguments):
-    cuts, ports, size, flat_rows, begins, ends, like = arguments
-    flat = array_at(ports[OUTPUT], flat_rows, size, like)
+    cuts, bindings, size, flat_rows, begins, ends, like = arguments
+    flat = array_at(bindings[OUTPUT], flat_rows, size, like)
     for i in range(cuts[part], cuts[part + 1]):
         for row in range(begins[i], ends[i]):
             for column in range(size):
@@ -131,10 +131,10 @@ def _clear_part(part, arguments):
 
 
 @kernel
-def clear_rows(team, cuts, ports, size, flat_rows, begins, ends, like):
-    """Zeros in the flat matrix behind the port OUTPUT, of the dtype of `like`: behind sequence i from row
+def clear_rows(team, cuts, bindings, size, flat_rows, begins, ends, like):
+    """Zeros in the flat matrix of the binding OUTPUT, of the dtype of `like`: behind sequence i from row
     ``begins[i]`` up to row ``ends[i]``. `cuts` are between sequences."""
-    fork(team, cuts.size - 1, _clear_part, (cuts, ports, size, flat_rows, begins, ends, like))
+    fork(team, cuts.size - 1, _clear_part, (cuts, bindings, size, flat_rows, begins, ends, like))
 
 
 @inlined
@@ -162,15 +162,15 @@ def first_fault(values, starts, lengths):
 
 @inlined
 def _check_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, lengths, like = arguments
-    flat = array_at(ports[INPUT], flat_rows, size, like)
+    cuts, bindings, size, flat_rows, starts, order, lengths, like = arguments
+    flat = array_at(bindings[INPUT], flat_rows, size, like)
     for b in range(cuts[part], cuts[part + 1]):
         i = order[b]
-        _note_fault(ports, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
+        _note_fault(bindings, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
 
 
 @kernel
-def check_rows(team, cuts, ports, size, flat_rows, starts, order, lengths, like):
-    """The lowest valid row that holds NaN or infinity, of the flat matrix behind the port INPUT, becomes the
-    ports' FAULT; the matrix is of the dtype of `like`."""
-    fork(team, cuts.size - 1, _check_part, (cuts, ports, size, flat_rows, starts, order, lengths, like))
+def check_rows(team, cuts, bindings, size, flat_rows, starts, order, lengths, like):
+    """The lowest valid row that holds NaN or infinity, of the flat matrix of the binding INPUT, becomes the
+    bindings' FAULT; the matrix is of the dtype of `like`."""
+    fork(team, cuts.size - 1, _check_part, (cuts, bindings, size, flat_rows, starts, order, lengths, like))

@@ -19,32 +19,34 @@ from typing import NamedTuple
 import numpy as np
 
 from numbarnn.cells import cell_backward, cell_forward, load_sums, panel_vectors, slots, window
-from numbarnn.engine.compile_cache import called, inlined, kernel
+from numbarnn.engine.barrier import arrive, leave, next_round
 from numbarnn.engine.fork import fork
-from numbarnn.engine.host import PANEL_VECTORS
 from numbarnn.engine.matmul import multiply, multiply_row
-from numbarnn.engine.meeting import arrive, leave, take_round
 from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.program import INPUT, OUTPUT, array_at
-from numbarnn.engine.simd import (
-    fetch,
-    fetch_each,
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
+from numbarnn.jit.compile_cache import inlined, kernel, noinline
+from numbarnn.jit.cpu import PANEL_VECTORS
+from numbarnn.jit.vectors import (
     lane_count,
     load,
     load_each,
     load_part,
+    prefetch,
+    prefetch_each,
     store,
     store_each,
     store_part,
     store_run,
 )
-from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 
 SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside what else is there
 # The gradients of a batch of one row are summed by halves of a panel, so that more threads have a part.
 HALF_PANEL = PANEL_VECTORS // 2
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
-ROWS_PROJECTED_AT_ONCE = 24  # where threads meet: enough for whole tiles, and the first of them is not shared
+ROWS_PROJECTED_AT_ONCE = (
+    24  # where threads share units: enough for whole tiles, and the first of them is not shared
+)
 
 
 @inlined
@@ -53,7 +55,7 @@ def groups_at_once(weights):
     return max(1, panel_vectors(weights) // slots(weights))
 
 
-@called
+@noinline
 def project(weights, x, gates, x_row, gate_row, rows, first, stop):
     """sums = bias + W_i x for some rows and the groups of units from `first` to `stop`; the recurrent sums of
     apart gates start at their bias."""
@@ -82,7 +84,7 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
 
     Turning round in the panels from step to step finds the last ones of the step before still in the cache.
     Outputs of the place b go to row ``y_starts[b] + t`` of `y` too, unless `y_starts` is empty. If
-    `states_ahead` is not 0, what is written is fetched ahead, from so many rows on (`gates_ahead` for gates).
+    `states_ahead` is not 0, what is written is prefetched, from so many rows on (`gates_ahead` for gates).
     """
     upward = t % 2 == 0
     width = lane_count(gates)
@@ -118,14 +120,14 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
                     store_run(gates, here, saved)
                 store_each(states, (new_row + b) * units + unit, new)
                 if states_ahead != 0:
-                    fetch_each(states, (new_row + b + states_ahead) * units + unit)
+                    prefetch_each(states, (new_row + b + states_ahead) * units + unit)
                     if keep:
                         for slot in range(sum_count):
-                            fetch(gates, here + gates_ahead * gate_stride + slot * width)
+                            prefetch(gates, here + gates_ahead * gate_stride + slot * width)
                 if y_starts.size > 0:
                     place = (y_starts[first_place + b] + t) * hidden + unit
                     if states_ahead != 0:
-                        fetch(y, place + (hidden if states_ahead > 0 else -hidden))
+                        prefetch(y, place + (hidden if states_ahead > 0 else -hidden))
                     if hidden - unit >= width:
                         store(y, place, new[0])
                     else:
@@ -133,15 +135,15 @@ def step_forward(weights, states, gates, keep, gate_row, previous_row, new_row, 
 
 
 @inlined
-def _outputs(ports, y_rows, y_starts, weights, like):
+def _outputs(bindings, y_rows, y_starts, weights, like):
     """The caller's matrix of outputs, or one without rows where none is asked for."""
-    return array_at(ports[OUTPUT], y_rows if y_starts.size > 0 else 0, weights.recurrent.shape[1], like)
+    return array_at(bindings[OUTPUT], y_rows if y_starts.size > 0 else 0, weights.recurrent.shape[1], like)
 
 
 @inlined
 def _forward_rows(part, arguments):
-    (cuts, fetches, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot,
-     reverse, ports, y_rows, y_starts) = arguments  # fmt: skip
+    (cuts, prefetches, weights, x, x_offset, x_in_bands, states, kept_gates, keep, active, gate_offset, slot,
+     reverse, bindings, y_rows, y_starts) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     row_count = row_stop - row_start
     if row_count == 0:
@@ -149,7 +151,7 @@ def _forward_rows(part, arguments):
     steps, gate_stride = active.size, kept_gates.shape[1]
     chunk = max(1, GATE_CHUNK_BYTES // (row_count * gate_stride * kept_gates.itemsize))
     gates = kept_gates if keep else np.empty((chunk * row_count, gate_stride), kept_gates.dtype)
-    y = _outputs(ports, y_rows, y_starts, weights, kept_gates)
+    y = _outputs(bindings, y_rows, y_starts, weights, kept_gates)
     groups = states[0].shape[1] // lane_count(gates)
     panels = -(-groups // groups_at_once(weights))
     for done in range(0, steps, chunk):
@@ -173,7 +175,7 @@ def _forward_rows(part, arguments):
             if rows > 0:
                 gate_row = gate_offset[part, t] - first_sum
                 previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
-                ahead = new_row - previous_row if fetches else 0
+                ahead = new_row - previous_row if prefetches else 0
                 step_forward(
                     weights, states, gates, keep, gate_row, previous_row, new_row, rows, 0, panels, t, y,
                     y_starts, row_start, ahead, chunk * ahead,
@@ -181,16 +183,16 @@ def _forward_rows(part, arguments):
 
 
 @kernel
-def forward(team, cuts, fetches, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
-            slot, reverse, ports, y_rows, y_starts):  # fmt: skip
+def forward(team, cuts, prefetches, weights, x, x_offset, x_in_bands, states, gates, keep, active,
+            gate_offset, slot, reverse, bindings, y_rows, y_starts):  # fmt: skip
     """All time steps of all rows.
 
     Parameters
     ----------
     team, cuts
         The threads, and the cuts between the rows of one part and the next.
-    fetches : bool
-        Whether what one step writes is fetched into the cache while the step before runs (gates: while
+    prefetches : bool
+        Whether what one step writes is prefetched while the step before runs (gates: while
         those of the chunk before are used). Worth it where the arrays are larger than caches.
     weights : NamedTuple
         The cell's packed weights.
@@ -212,26 +214,26 @@ def forward(team, cuts, fetches, weights, x, x_offset, x_in_bands, states, gates
         The bands of gates and states.
     reverse : bool
         Whether time runs backwards.
-    ports, y_rows, y_starts
-        The outputs go to the caller's matrix (y_rows, H) behind the port OUTPUT as well, in which the
+    bindings, y_rows, y_starts
+        The outputs go to the caller's matrix (y_rows, H) of the binding OUTPUT as well, in which the
         sequence at place b begins at row ``y_starts[b]``; nowhere if that is empty.
     """
-    arguments = (cuts, fetches, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
-                 slot, reverse, ports, y_rows, y_starts)  # fmt: skip
+    arguments = (cuts, prefetches, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
+                 slot, reverse, bindings, y_rows, y_starts)  # fmt: skip
     fork(team, cuts.size - 1, _forward_rows, arguments)
 
 
 @inlined
 def _forward_units(part, arguments):
-    (meeting, cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot, reverse, ports,
-     y_rows, y_starts) = arguments  # fmt: skip
+    (barrier, cuts, weights, x, x_offset, _, states, gates, keep, active, gate_offset, slot, reverse,
+     bindings, y_rows, y_starts) = arguments  # fmt: skip
     steps, block = active.size, groups_at_once(weights)
-    y = _outputs(ports, y_rows, y_starts, weights, gates)
+    y = _outputs(bindings, y_rows, y_starts, weights, gates)
     groups = states[0].shape[1] // lane_count(gates)
     chunk = max(1, ROWS_PROJECTED_AT_ONCE // active[0])
-    done = arrive(meeting, part)
+    done = arrive(barrier, part)
     while done < steps:
-        first_part, stop_part = take_round(meeting, part, done)
+        first_part, stop_part = next_round(barrier, part, done)
         first_panel, stop_panel = cuts[first_part], cuts[stop_part]
         chunk_begin = done - done % chunk
         count = min(chunk, steps - chunk_begin)
@@ -252,20 +254,20 @@ def _forward_units(part, arguments):
                 slot[0, t + 1 - reverse], active[t], first_panel, stop_panel, t, y, y_starts, 0, 0, 0,
             )  # fmt: skip
         done += 1
-    leave(meeting, done)
+    leave(barrier, done)
 
 
 @kernel
-def forward_by_units(team, meeting, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active,
-                     gate_offset, slot, reverse, ports, y_rows, y_starts):  # fmt: skip
-    """`forward`, shared out by hidden units: `cuts` are between panels, and threads meet at every step.
+def forward_by_units(team, barrier, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active,
+                     gate_offset, slot, reverse, bindings, y_rows, y_starts):  # fmt: skip
+    """`forward`, shared out by hidden units: `cuts` are between panels, with a barrier at every step.
 
     Each thread reads its share of the weights alone, which matters where they do not fit its cache, and has
     work where there are fewer rows than threads. There is one band, in which inputs stand too. With
     ``keep=False`` `gates` needs `ROWS_PROJECTED_AT_ONCE` rows, or B if that is more.
     """
-    arguments = (meeting, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
-                 slot, reverse, ports, y_rows, y_starts)  # fmt: skip
+    arguments = (barrier, cuts, weights, x, x_offset, x_in_bands, states, gates, keep, active, gate_offset,
+                 slot, reverse, bindings, y_rows, y_starts)  # fmt: skip
     fork(team, cuts.size - 1, _forward_units, arguments)
 
 
@@ -277,18 +279,18 @@ class OutputGradient(NamedTuple):
     offset: np.ndarray  # int64 (parts, at least T): where that of part p at step t begins
     is_given: bool  # False: only the final states have a gradient, and nothing is read here
     # Unless `starts` is empty, the gradient is not in `matrix` but in the caller's one, of so many rows and
-    # as wide, behind the port INPUT: the sequence at place b begins there at row starts[b].
+    # as wide, of the binding INPUT: the sequence at place b begins there at row starts[b].
     caller_rows: int
     starts: np.ndarray
 
 
 @inlined
-def _matrix_of(given, ports):
+def _matrix_of(given, bindings):
     """The matrix that an `OutputGradient` is in."""
     matrix = given.matrix
     if given.starts.size == 0:
         return matrix
-    return array_at(ports[INPUT], given.caller_rows, matrix.shape[1], matrix)
+    return array_at(bindings[INPUT], given.caller_rows, matrix.shape[1], matrix)
 
 
 @inlined
@@ -297,7 +299,7 @@ def _cell_backward_rows(weights, states, gates, dy, given, part, first_place, t,
                         ahead):  # fmt: skip
     """Through the cell of one step for some rows and groups of units: the sums become their gradients.
 
-    If `ahead` is not 0, what is read is fetched ahead, from so many rows on.
+    If `ahead` is not 0, what is read is prefetched, from so many rows on.
     """
     width = lane_count(gates)
     sum_count = slots(weights)
@@ -320,11 +322,11 @@ def _cell_backward_rows(weights, states, gates, dy, given, part, first_place, t,
                     dh = dnew[0] + load_part(dy, place, hidden - unit)
                 dnew = (dh,) + dnew[1:]  # noqa: RUF005 (Numba does not unpack here)
                 if ahead != 0:
-                    fetch(dy, place + (dy.shape[1] if ahead > 0 else -dy.shape[1]))
+                    prefetch(dy, place + (dy.shape[1] if ahead > 0 else -dy.shape[1]))
             if ahead != 0:
-                fetch_each(states, (previous_row + b + ahead) * units + unit)
+                prefetch_each(states, (previous_row + b + ahead) * units + unit)
                 for slot in range(sum_count):
-                    fetch(gates, here + ahead * gate_stride + slot * width)
+                    prefetch(gates, here + ahead * gate_stride + slot * width)
             saved = load_sums(weights, gates, here)
             previous = load_each(states, (previous_row + b) * units + unit)
             new = load_each(states, (new_row + b) * units + unit)
@@ -389,10 +391,10 @@ def _turns_round(weights, gates, t):
 
 @inlined
 def _backward_rows(part, arguments):
-    (cuts, fetches, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset, slot,
-     carry, reverse) = arguments  # fmt: skip
+    (cuts, prefetches, weights, recurrent_back, states, gates, given, bindings, dstates, active, gate_offset,
+     slot, carry, reverse) = arguments  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
-    dy = _matrix_of(given, ports)
+    dy = _matrix_of(given, bindings)
     groups = states[0].shape[1] // lane_count(gates)
     for done in range(active.size):
         t = done if reverse else active.size - 1 - done
@@ -401,7 +403,7 @@ def _backward_rows(part, arguments):
             continue
         backwards, gate_row = _turns_round(weights, gates, t), gate_offset[part, t]
         previous_row, new_row = slot[part, t + reverse], slot[part, t + 1 - reverse]
-        ahead = previous_row - new_row if fetches else 0
+        ahead = previous_row - new_row if prefetches else 0
         _cell_backward_rows(
             weights, states, gates, dy, given, part, row_start, t, dstates, rows, gate_row, previous_row,
             new_row, carry[part], 0, groups, backwards, ahead,
@@ -413,7 +415,7 @@ def _backward_rows(part, arguments):
 
 
 @kernel
-def backward(team, cuts, fetches, weights, recurrent_back, states, gates, given, ports, dstates, active,
+def backward(team, cuts, prefetches, weights, recurrent_back, states, gates, given, bindings, dstates, active,
              gate_offset, slot, carry, reverse):  # fmt: skip
     """`forward` undone.
 
@@ -421,33 +423,33 @@ def backward(team, cuts, fetches, weights, recurrent_back, states, gates, given,
     ----------
     team, cuts, weights, states, gates, active, gate_offset, slot, reverse
         As `forward` left them; `gates` becomes the gradient of the sums.
-    fetches : bool
-        Whether what one step reads is fetched into the cache while the step before runs.
+    prefetches : bool
+        Whether what one step reads is prefetched while the step before runs.
     recurrent_back : array (panels, groups * window * lanes, panel width)
         W_h, packed for the product ``dsums @ W_h``.
     given : OutputGradient
         The gradient of the outputs.
-    ports
+    bindings
         The caller's arrays.
     dstates : tuple of arrays (at least B, H padded)
         Gradients of the final states in, of the initial states out; part p's begin at row ``carry[p]``. A
         row that is not active keeps its value, so one that has not begun waits with its final state's and
         one that has left is done.
     """
-    arguments = (cuts, fetches, weights, recurrent_back, states, gates, given, ports, dstates, active,
+    arguments = (cuts, prefetches, weights, recurrent_back, states, gates, given, bindings, dstates, active,
                  gate_offset, slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_rows, arguments)
 
 
 @inlined
 def _backward_units(part, arguments):
-    (meeting, cuts, weights, recurrent_back, states, gates, given, ports, dstates, active, gate_offset, slot,
-     carry, reverse) = arguments  # fmt: skip
+    (barrier, cuts, weights, recurrent_back, states, gates, given, bindings, dstates, active, gate_offset,
+     slot, carry, reverse) = arguments  # fmt: skip
     steps, groups = active.size, states[0].shape[1] // lane_count(gates)
-    dy = _matrix_of(given, ports)
-    done = arrive(meeting, part)
+    dy = _matrix_of(given, bindings)
+    done = arrive(barrier, part)
     while done <= steps:
-        first_part, stop_part = take_round(meeting, part, done)
+        first_part, stop_part = next_round(barrier, part, done)
         first, stop = cuts[first_part], min(cuts[stop_part], groups)
         # A round is the product of one step, which needs all gradients of its sums, and the cell of the next.
         if done > 0:
@@ -465,15 +467,15 @@ def _backward_units(part, arguments):
                 _turns_round(weights, gates, t), 0,
             )  # fmt: skip
         done += 1
-    leave(meeting, done)
+    leave(barrier, done)
 
 
 @kernel
-def backward_by_units(team, meeting, cuts, weights, recurrent_back, states, gates, given, ports, dstates,
+def backward_by_units(team, barrier, cuts, weights, recurrent_back, states, gates, given, bindings, dstates,
                       active, gate_offset, slot, carry, reverse):  # fmt: skip
     """`backward`, shared out by hidden units: `cuts` are between vectors of them, each at the beginning of a
     panel of `recurrent_back`, or of half a panel where the batch is one row."""
-    arguments = (meeting, cuts, weights, recurrent_back, states, gates, given, ports, dstates, active,
+    arguments = (barrier, cuts, weights, recurrent_back, states, gates, given, bindings, dstates, active,
                  gate_offset, slot, carry, reverse)  # fmt: skip
     fork(team, cuts.size - 1, _backward_units, arguments)
 
@@ -663,7 +665,7 @@ def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gra
     fork(team, cuts.size - 1, _collect_groups, arguments)
 
 
-@called
+@noinline
 def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column):
     for panel in range(first_panel, stop_panel):
         for column in range(dinput.shape[2]):
@@ -675,7 +677,7 @@ def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, sto
         dbias[column] = 0.0
 
 
-@called
+@noinline
 def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_place):
     """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from a place on."""
     width = lane_count(dgates)

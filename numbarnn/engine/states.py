@@ -5,7 +5,6 @@ They are kernels so that a whole pass can be recorded (``program.py``), not for 
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import (
     FAULT,
@@ -15,12 +14,13 @@ from numbarnn.engine.program import (
     STATES_OUT,
     array_at,
 )
+from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined
 def _hand_out(part, arguments):
-    ports, states, rows, k, count, hidden = arguments
-    out = array_at(ports[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
+    bindings, states, rows, k, count, hidden = arguments
+    out = array_at(bindings[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
     for s in range(len(states)):
         state = states[s]
         for i in range(rows.size):
@@ -29,19 +29,19 @@ def _hand_out(part, arguments):
 
 
 @kernel
-def hand_out_states(team, ports, states, rows, k, count, hidden):
-    """Rows of the states of layer and direction k of `count` into the array behind the port STATES_OUT.
+def hand_out_states(team, bindings, states, rows, k, count, hidden):
+    """Rows of the states of layer and direction k of `count` into the array of the binding STATES_OUT.
 
     That one has the shape (states, count, B, H); `rows` says, for the caller's B rows, where each stands.
     """
-    fork(team, 1, _hand_out, (ports, states, rows, k, count, hidden))
+    fork(team, 1, _hand_out, (bindings, states, rows, k, count, hidden))
 
 
 @inlined
 def _take_in(part, arguments):
-    ports, states, rows, k, count, hidden = arguments
+    bindings, states, rows, k, count, hidden = arguments
     for s in range(len(states)):
-        state, address = states[s], ports[FIRST_STATE_IN + s]
+        state, address = states[s], bindings[FIRST_STATE_IN + s]
         given = array_at(address, count * rows.size, hidden, states[0])
         sound = True
         for i in range(rows.size):
@@ -49,17 +49,18 @@ def _take_in(part, arguments):
                 value = given[k * rows.size + i, j] if address != 0 else state.dtype.type(0.0)
                 sound &= np.isfinite(value)
                 state[rows[i], j] = value
-        if not sound and ports[FAULT] == NO_FAULT:
-            ports[FAULT] = FAULT_IN_STATE - s
+        if not sound and bindings[FAULT] == NO_FAULT:
+            bindings[FAULT] = FAULT_IN_STATE - s
 
 
 @kernel
-def take_in_states(team, ports, states, rows, k, count, hidden):
-    """`hand_out_states` the other way: each state has a port and an array (count, B, H); zeros without one.
+def take_in_states(team, bindings, states, rows, k, count, hidden):
+    """`hand_out_states` the other way: each state has a binding and an array (count, B, H); zeros without
+    one.
 
-    A number that is not finite becomes the ports' FAULT.
+    A number that is not finite becomes the bindings' FAULT.
     """
-    fork(team, 1, _take_in, (ports, states, rows, k, count, hidden))
+    fork(team, 1, _take_in, (bindings, states, rows, k, count, hidden))
 
 
 @inlined

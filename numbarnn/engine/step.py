@@ -3,11 +3,11 @@
 from numba.extending import overload
 
 from numbarnn.cells import cell_forward, load_sums, panel_vectors, slots, window
-from numbarnn.engine.compile_cache import STEP_OPTIONS
 from numbarnn.engine.matmul import multiply_row
 from numbarnn.engine.scan import SMALL_WEIGHTS_BYTES, groups_at_once
-from numbarnn.engine.simd import lane_count, load, load_each, load_part, store, store_each, store_part
-from numbarnn.engine.stack import scratch, turns
+from numbarnn.jit.compile_cache import STEP_OPTIONS
+from numbarnn.jit.scratch import scratch, turns
+from numbarnn.jit.vectors import lane_count, load, load_each, load_part, store, store_each, store_part
 
 
 def advance(weights, x, states):

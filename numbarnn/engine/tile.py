@@ -14,9 +14,9 @@ import contextlib
 from llvmlite import ir
 from numba.core import cgutils
 
-from numbarnn.engine.compile_cache import shared_digest
-from numbarnn.engine.host import registers
-from numbarnn.engine.simd import call_llvm, element_bytes, mangled, splat
+from numbarnn.jit.compile_cache import shared_digest
+from numbarnn.jit.cpu import registers
+from numbarnn.jit.vectors import call_llvm, element_bytes, mangled, splat
 
 # Vectors in a tile -> chains of an element of C, and rows in the largest tile: NV * MR * chains sums, NV
 # vectors of B and one of A fit the registers.
@@ -62,8 +62,8 @@ def declare_product(module, element):
 def product_name(element) -> str:
     """The symbol of the product of one dtype.
 
-    Code that a user's function was cached with must not meet the product of another version: the name says
-    which sources it was made from.
+    Code that a user's function was cached with must not be linked with the product of another version: the
+    name says which sources it was made from.
     """
     return f"numbarnn_multiply_f{8 * _bytes(element)}_{shared_digest()[:16]}"
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbarnn.engine.compile_cache import kernel
-from numbarnn.sequences import Layout
+from numbarnn.jit.compile_cache import kernel
+from numbarnn.sequences.layout import Layout
 
 GAP_ROWS = 64  # between the bands of an array with one row a sequence
 

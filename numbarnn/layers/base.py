@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.cuda_probe import check_device, cuda_available
+from numbarnn.devices import check_device, cuda_available
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import Form, Layout, Steps, check_finite, pack_steps, read_steps
+from numbarnn.sequences.layout import Layout
+from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, read_steps
 
 if TYPE_CHECKING:
-    from numbarnn.layers.cuda_parameters import CudaParameters
+    from numbarnn.layers.cuda.parameters import CudaParameters
 
 FLOAT_DTYPES = ("float32", "float64")
 LARGEST_SPARE_BYTES = 64 * 2**20  # buffers of a prediction that are kept for the next
@@ -134,7 +135,7 @@ class Layer:
 
     def cuda_parameters(self) -> "CudaParameters":
         """The parameters on the GPU."""
-        from numbarnn.layers.cuda_parameters import CudaParameters  # where a GPU is asked for, not before
+        from numbarnn.layers.cuda.parameters import CudaParameters  # where a GPU is asked for, not before
 
         if self._on_gpu is None:
             self._on_gpu = CudaParameters(self)
@@ -146,7 +147,7 @@ class Layer:
             return self.pass_class(self, training)
         module, name = self.cuda_pass
         # Where a GPU is asked for, not before.
-        return getattr(importlib.import_module(f"numbarnn.layers.{module}"), name)(self, training)
+        return getattr(importlib.import_module(f"numbarnn.layers.cuda.{module}"), name)(self, training)
 
     def build(self, input_size: int, seed: int | None = None) -> None:
         """Allocate the parameters and give them their first values.

@@ -8,7 +8,7 @@ import numpy as np
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import Layout
+from numbarnn.sequences.layout import Layout
 
 
 class Chain:
@@ -34,13 +34,13 @@ class Chain:
             layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.draws else None)
         return layout, x
 
-    def bring(self, x: np.ndarray, columns: int) -> Any:
-        """A batch of the host, to where the layers work; see `Pass.bring`."""
-        return self.passes[0].bring(x, columns)
+    def to_device(self, x: np.ndarray, columns: int) -> Any:
+        """A batch of the host, to where the layers work; see `Pass.to_device`."""
+        return self.passes[0].to_device(x, columns)
 
-    def fetch(self, y: Any) -> np.ndarray:
+    def to_host(self, y: Any) -> np.ndarray:
         """The output, in the host's memory."""
-        return self.passes[-1].fetch(y)
+        return self.passes[-1].to_host(y)
 
     def forward(self) -> None:
         """Compute the output."""

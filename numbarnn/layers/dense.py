@@ -3,16 +3,16 @@
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.affine import (
+from numbarnn.engine.dense import (
     ACTIVATIONS,
     affine_backward,
     affine_forward,
     affine_weight_gradients,
 )
-from numbarnn.engine.host import PANEL_VECTORS, padded
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.threads import even_cuts, run
-from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
+from numbarnn.jit.cpu import PANEL_VECTORS, padded
+from numbarnn.layers.initializers import WEIGHT_INITIALIZERS, initial_matrix
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 
@@ -75,7 +75,7 @@ class Dense(StatelessLayer):
         The nonlinearity. A classifier's last layer has none: the losses take logits.
     dtype : {"float32", "float64"}
         What parameters and results are made of.
-    kernel_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+    weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
         First values of the weights; with ``"pytorch"`` of the bias too.
     device : {"cpu", "cuda"}
         Where the layer works; "cuda" is an NVIDIA GPU.
@@ -93,7 +93,7 @@ class Dense(StatelessLayer):
     """
 
     pass_class = DensePass
-    cuda_pass = "cuda_stateless", "DenseCuda"
+    cuda_pass = "stateless", "DenseCuda"
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Dense(StatelessLayer):
         activation: str | None = None,
         *,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
+        weight_initializer: str = "glorot_uniform",
         device: str = "cpu",
     ) -> None:
         super().__init__(dtype, device)
@@ -110,8 +110,8 @@ class Dense(StatelessLayer):
             arguments.one_of("activation", activation, [name for name in ACTIVATIONS if name])
         self.activation = activation
         self.activation_code = ACTIVATIONS[activation]
-        self.kernel_initializer = arguments.one_of(
-            "kernel_initializer", kernel_initializer, KERNEL_INITIALIZERS
+        self.weight_initializer = arguments.one_of(
+            "weight_initializer", weight_initializer, WEIGHT_INITIALIZERS
         )
 
     def __repr__(self) -> str:
@@ -126,8 +126,8 @@ class Dense(StatelessLayer):
     def initialize(self, name, shape, rng):
         input_size = self.parameters["weight"].shape[1]
         if name == "weight":
-            return initial_matrix(self.kernel_initializer, shape[0], shape[1], rng, units=input_size)
-        if self.kernel_initializer == "pytorch":
+            return initial_matrix(self.weight_initializer, shape[0], shape[1], rng, units=input_size)
+        if self.weight_initializer == "pytorch":
             return initial_matrix("pytorch", 1, shape[0], rng, units=input_size)[0]
         return np.zeros(shape)
 

@@ -71,7 +71,7 @@ class Dropout(StatelessLayer):
     """
 
     pass_class = DropoutPass
-    cuda_pass = "cuda_stateless", "DropoutCuda"
+    cuda_pass = "stateless", "DropoutCuda"
     follows_input_dtype = True
 
     def __init__(self, rate: float, *, dtype: str | None = None, device: str = "cpu") -> None:

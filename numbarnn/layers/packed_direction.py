@@ -1,10 +1,10 @@
 """The weights of one recurrent layer and direction in the form that kernels read."""
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
 from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pack_recurrent_back, panels_for
 from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import even_cuts
+from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 
 PACKED_NUMBERS_WORTH_A_THREAD = 100_000
 PACKED_NUMBERS_WORTH_A_FORK = 40_000

@@ -17,7 +17,7 @@ import numpy as np
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import get_num_threads, run
-from numbarnn.sequences import Layout
+from numbarnn.sequences.layout import Layout
 
 # A share of about 30 microseconds. A fork costs a few, but what one core wrote and another one reads next has
 # to travel between them: with 500,000 a training step of one row of 100 steps took longer on two threads.
@@ -87,13 +87,14 @@ class Pass:
         """How many threads are worth it for so many multiplications and additions."""
         return max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
 
-    def bring(self, matrix: np.ndarray, columns: int) -> Any:
+    def to_device(self, matrix: np.ndarray, columns: int) -> Any:
         """A matrix of the host in packed order, of which so many columns count, or a vector of tokens: to
         where this pass works."""
         return matrix
 
-    def fetch(self, matrix: Any) -> np.ndarray:
-        """`bring` undone: a matrix of this pass as one of the host, its rows padded to whole vectors."""
+    def to_host(self, matrix: Any) -> np.ndarray:
+        """`to_device` in the other direction: a matrix of this pass as one of the host, its rows padded to
+        whole vectors."""
         return matrix
 
     def hand_out_gradients(self) -> None:

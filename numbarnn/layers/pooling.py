@@ -1,8 +1,8 @@
 """Pooling over time: the mean or the maximum of a sequence's valid steps."""
 
-from numbarnn.engine.compile_cache import inlined, kernel
 from numbarnn.engine.fork import fork
-from numbarnn.engine.simd import absolute, fma, lane_count, load, select, store, zero_like
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import absolute, fma, lane_count, load, select, store, zero_like
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 
@@ -163,7 +163,7 @@ class MeanOverTime(_Pooling):
     """
 
     pass_class = MeanPass
-    cuda_pass = "cuda_stateless", "MeanCuda"
+    cuda_pass = "stateless", "MeanCuda"
 
 
 class MaxOverTime(_Pooling):
@@ -189,4 +189,4 @@ class MaxOverTime(_Pooling):
     """
 
     pass_class = MaxPass
-    cuda_pass = "cuda_stateless", "MaxCuda"
+    cuda_pass = "stateless", "MaxCuda"

@@ -7,15 +7,15 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.cuda_probe import is_on_gpu
+from numbarnn.devices import is_on_gpu
 from numbarnn.engine.packing import aligned_zeros, room_for
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
-from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
+from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALIZERS, initial_matrix
 from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, PackedDirection
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Steps,
     array_form,
     check_finite,
@@ -33,7 +33,7 @@ class Recurrent(Layer):
     """Base of the recurrent layers; see `LSTM` for the parameters."""
 
     pass_class = RecurrentPass
-    cuda_pass = "cuda_recurrent", "RecurrentCuda"
+    cuda_pass = "recurrent_pass", "RecurrentCuda"
     takes_vectors = False
     checks_while_reading = True
 
@@ -47,10 +47,10 @@ class Recurrent(Layer):
         dropout: float,
         return_sequences: bool,
         dtype: str,
-        kernel_initializer: str,
-        recurrent_initializer: str,
         device: str,
         precision: str,
+        weight_initializer: str,
+        recurrent_initializer: str,
     ) -> None:
         super().__init__(dtype, device)
         self.cell = cell
@@ -60,8 +60,8 @@ class Recurrent(Layer):
         self.bias = arguments.flag("bias", bias)
         self.dropout = arguments.fraction("dropout", dropout)
         self.return_sequences = arguments.flag("return_sequences", return_sequences)
-        self.kernel_initializer = arguments.one_of(
-            "kernel_initializer", kernel_initializer, KERNEL_INITIALIZERS
+        self.weight_initializer = arguments.one_of(
+            "weight_initializer", weight_initializer, WEIGHT_INITIALIZERS
         )
         self.recurrent_initializer = arguments.one_of(
             "recurrent_initializer", recurrent_initializer, RECURRENT_INITIALIZERS
@@ -114,11 +114,11 @@ class Recurrent(Layer):
     def initialize(self, name, shape, rng):
         gates, hidden = len(self.cell.gates), self.hidden_size
         if name.startswith("weight"):
-            chosen = self.kernel_initializer if "_ih" in name else self.recurrent_initializer
+            chosen = self.weight_initializer if "_ih" in name else self.recurrent_initializer
             return np.concatenate(
                 [initial_matrix(chosen, hidden, shape[1], rng, units=hidden) for _ in range(gates)]
             )
-        if self.kernel_initializer == "pytorch":
+        if self.weight_initializer == "pytorch":
             return initial_matrix("pytorch", 1, shape[0], rng, units=hidden)[0]
         values = np.zeros((gates, hidden))
         if self.cell.forget_gate and "_ih" in name:
@@ -207,7 +207,7 @@ class Recurrent(Layer):
         """
         training = arguments.flag("training", training)
         if self.device == "cuda" and is_on_gpu(x):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.forward_recurrent(self, x, initial_state, lengths, training, seed)
         steps = self.read_input(x, lengths)
@@ -277,7 +277,7 @@ class Recurrent(Layer):
         run, form, layout, _, _ = self.latest_pass()
         input_gradient = arguments.flag("input_gradient", input_gradient)
         if self.device == "cuda" and is_on_gpu(dy):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.backward_recurrent(self, dy, dstate, input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
@@ -340,7 +340,7 @@ class Recurrent(Layer):
         if not self.built:
             raise RuntimeError("build(input_size) the layer, or use it once, before taking its weights")
         if self.device == "cuda":
-            from numbarnn.layers.cuda_recurrent import weights_of_steps  # where a GPU is asked for
+            from numbarnn.layers.cuda.recurrent_pass import weights_of_steps  # where a GPU is asked for
 
             return weights_of_steps(self)
         weights = self.packed(with_back=False)[0].weights
@@ -396,10 +396,6 @@ class LSTM(Recurrent):
         directions side by side).
     dtype : {"float32", "float64"}
         What parameters and results are made of.
-    kernel_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
-        First values of the input weights; with ``"pytorch"`` biases too.
-    recurrent_initializer : {"orthogonal", "identity", "glorot_uniform", "pytorch"}
-        First values of the recurrent weights.
     device : {"cpu", "cuda"}
         Where the layer works; "cuda" is an NVIDIA GPU.
     precision : {"float32", "tf32", "float16"}
@@ -409,6 +405,10 @@ class LSTM(Recurrent):
         these in 16 bits as well, so that larger layers fit; weights beyond 65504 become infinite. For first
         parameters, outputs and gradients then are off by at most 2e-3 of the largest one (all cells, H from
         16 to 256, up to 1000 steps).
+    weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+        First values of the input weights; with ``"pytorch"`` biases too.
+    recurrent_initializer : {"orthogonal", "identity", "glorot_uniform", "pytorch"}
+        First values of the recurrent weights.
 
     Notes
     -----
@@ -428,21 +428,21 @@ class LSTM(Recurrent):
     def __init__(
         self,
         hidden_size: int,
+        *,
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
-        *,
         return_sequences: bool = False,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
-        recurrent_initializer: str = "orthogonal",
         device: str = "cpu",
         precision: str = "float32",
+        weight_initializer: str = "glorot_uniform",
+        recurrent_initializer: str = "orthogonal",
     ) -> None:
         super().__init__(
             CELLS["lstm"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            kernel_initializer, recurrent_initializer, device, precision,
+            device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip
 
 
@@ -457,7 +457,7 @@ class GRU(Recurrent):
         Apply the reset gate after the recurrent product, as PyTorch and cuDNN do. Only True is built so far.
     num_layers, bidirectional, bias, dropout, return_sequences, dtype
         As in `LSTM`.
-    kernel_initializer, recurrent_initializer, device, precision
+    device, precision, weight_initializer, recurrent_initializer
         As in `LSTM`.
 
     Notes
@@ -477,25 +477,25 @@ class GRU(Recurrent):
     def __init__(
         self,
         hidden_size: int,
+        *,
         reset_after: bool = True,
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
-        *,
         return_sequences: bool = False,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
-        recurrent_initializer: str = "orthogonal",
         device: str = "cpu",
         precision: str = "float32",
+        weight_initializer: str = "glorot_uniform",
+        recurrent_initializer: str = "orthogonal",
     ) -> None:
         if not arguments.flag("reset_after", reset_after):
             raise ValueError("reset_after must be True: the other variant is not built yet")
         self.reset_after = True
         super().__init__(
             CELLS["gru"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            kernel_initializer, recurrent_initializer, device, precision,
+            device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip
 
 
@@ -510,12 +510,10 @@ class RNN(Recurrent):
         The nonlinearity.
     num_layers, bidirectional, bias, dropout, return_sequences, dtype
         As in `LSTM`.
-    kernel_initializer
+    device, precision, weight_initializer
         As in `LSTM`.
     recurrent_initializer : str, optional
         As in `LSTM`; by default ``"orthogonal"`` for tanh and ``"identity"`` for relu.
-    device, precision
-        As in `LSTM`.
 
     Notes
     -----
@@ -533,23 +531,23 @@ class RNN(Recurrent):
     def __init__(
         self,
         hidden_size: int,
+        *,
         activation: str = "tanh",
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
-        *,
         return_sequences: bool = False,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
-        recurrent_initializer: str | None = None,
         device: str = "cpu",
         precision: str = "float32",
+        weight_initializer: str = "glorot_uniform",
+        recurrent_initializer: str | None = None,
     ) -> None:
         self.activation = arguments.one_of("activation", activation, ("tanh", "relu"))
         if recurrent_initializer is None:
             recurrent_initializer = "identity" if activation == "relu" else "orthogonal"
         super().__init__(
             CELLS[f"rnn_{activation}"], hidden_size, num_layers, bidirectional, bias, dropout,
-            return_sequences, dtype, kernel_initializer, recurrent_initializer, device, precision,
+            return_sequences, dtype, device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip

@@ -6,29 +6,29 @@ import numpy as np
 from numba.core import config
 
 from numbarnn.engine import scan
+from numbarnn.engine.barrier import make_barrier
 from numbarnn.engine.fork import MOST_PARTS
-from numbarnn.engine.host import PANEL_VECTORS, lanes, padded
-from numbarnn.engine.meeting import make_meeting
-from numbarnn.engine.program import Program, address_of, make_ports, record, record_together
+from numbarnn.engine.program import Program, address_of, make_bindings, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import check_rows, clear_rows, read_rows, write_rows
 from numbarnn.engine.states import add_to_state, clear, copy_states, hand_out_states, take_in_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
+from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.bands import NO_ROOM, Bands
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences import cuts_between
+from numbarnn.sequences.layout import cuts_between
 
 # Up to so many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
-# thread takes a share, for all rows, and meets the others at every step. With 1 MB the two were level, until
-# cores stood far apart: then threads that meet took 1.15 times as long.
+# thread takes a share, for all rows, with a barrier at every step. With 1 MB the two were level, until
+# cores stood far apart: then threads with barriers took 1.15 times as long.
 WEIGHTS_BYTES_FOR_ALL_ROWS = 1536 * 1024
-OPERATIONS_WORTH_A_MEETING = 1_000_000
-# A step of fewer rows than threads leaves no choice but to share out units. Threads that meet every 60 to 250
-# nanoseconds gained from so many operations a step on.
-FEW_ROWS_OPERATIONS_WORTH_A_MEETING = 10_000
-# Gates, states and outputs of so many bytes are no longer in a cache when their turn comes, and kernels fetch
-# them a step ahead. Where they are, asking costs 2 % of a step, and 20 % of a small one.
-FETCH_AHEAD_BYTES = 4 * 1024 * 1024
+OPERATIONS_WORTH_A_BARRIER = 1_000_000
+# A step of fewer rows than threads leaves no choice but to share out units. Threads that wait at a barrier
+# every 60 to 250 nanoseconds gained from so many operations a step on.
+FEW_ROWS_OPERATIONS_WORTH_A_BARRIER = 10_000
+# Gates, states and outputs of so many bytes are no longer in a cache when their turn comes, and kernels
+# prefetch them a step ahead. Where they are, asking costs 2 % of a step, and 20 % of a small one.
+PREFETCH_FROM_BYTES = 4 * 1024 * 1024
 # A batch goes where there is room for at most so many times its steps: kernels walk over all of them.
 MOST_STEPS_ROOM = 2
 NOWHERE = np.empty(0, np.int64)  # where no outputs begin
@@ -60,7 +60,7 @@ class RecurrentPass(Pass):
     def __init__(self, layer, training):
         super().__init__(layer, training)
         self.count = layer.num_layers * layer.directions
-        self.ports = make_ports()
+        self.bindings = make_bindings()
         self.seeds = np.zeros(layer.num_layers, np.uint64)
         # What the programs were recorded for; None where they are not.
         self.placed: Any = None
@@ -189,9 +189,9 @@ class RecurrentPass(Pass):
         recurrent = self.packed[0].weights.recurrent
         operations = 2 * layout.total // layout.steps * recurrent.size // max(1, threads)
         if threads > layout.rows:
-            return operations > FEW_ROWS_OPERATIONS_WORTH_A_MEETING
+            return operations > FEW_ROWS_OPERATIONS_WORTH_A_BARRIER
         large = recurrent.nbytes > WEIGHTS_BYTES_FOR_ALL_ROWS
-        return threads > 1 and large and operations > OPERATIONS_WORTH_A_MEETING
+        return threads > 1 and large and operations > OPERATIONS_WORTH_A_BARRIER
 
     @property
     def _width(self):
@@ -302,25 +302,25 @@ class RecurrentPass(Pass):
         arguments = (
             self.packed[k].weights, inputs.matrix, inputs.offset, inputs.in_bands, self.states[k],
             self.gates[k], self.training, bands.active, bands.gate_offset, bands.slot, direction == 1,
-            self.ports, y_rows, y_starts,
+            self.bindings, y_rows, y_starts,
         )  # fmt: skip
         if self.by_units:
             return self._record_by_units(scan.forward_by_units, self.packed[k].blocks, 1, *arguments)
-        return record(scan.forward, bands.cuts, self._fetches_ahead(), *arguments)
+        return record(scan.forward, bands.cuts, self._prefetches(), *arguments)
 
-    def _fetches_ahead(self):
+    def _prefetches(self):
         """Whether kernels fetch what one step needs while the step before runs."""
         cell = self.layer.cell
         vectors = len(cell.states) + 1 + (cell.slots if self.training else 0)
         row_bytes = self.units * self.layer.dtype.itemsize
-        return vectors * self.layout.total * row_bytes > FETCH_AHEAD_BYTES
+        return vectors * self.layout.total * row_bytes > PREFETCH_FROM_BYTES
 
     def _record_by_units(self, kernel, pieces, size, *arguments):
         """A kernel that shares out units, in pieces of this size."""
         parts = min(self.threads, pieces, MOST_PARTS)
-        # Steps of many rows take so long that meetings always pay.
-        meeting = make_meeting(parts, trials=self.layout.rows < self.threads)
-        return record(kernel, meeting, size * even_cuts(pieces, parts), *arguments)
+        # Steps of many rows take so long that barriers always pay.
+        barrier = make_barrier(parts, trials=self.layout.rows < self.threads)
+        return record(kernel, barrier, size * even_cuts(pieces, parts), *arguments)
 
     def _join_call(self, k, target):
         """What brings the outputs of a direction to their place in packed order."""
@@ -353,7 +353,7 @@ class RecurrentPass(Pass):
         if self.placed_form is not form or self.recorded_threads != get_num_threads():
             self._place_for_caller(form)
         self._begin(seed)
-        return self.caller_program.run_on(self.ports, flat_x, flat_y, states, initial_state)
+        return self.caller_program.run_on(self.bindings, flat_x, flat_y, states, initial_state)
 
     def _place_for_caller(self, form):
         layer, layout = self.layer, form.layout
@@ -374,7 +374,7 @@ class RecurrentPass(Pass):
         self.placed_form = form
 
     def _rows_arguments(self, form, size):
-        return self.ports, size, form.flat_rows, form.starts, self.bands.order, self.bands.active
+        return self.bindings, size, form.flat_rows, form.starts, self.bands.order, self.bands.active
 
     def _clear_rows_calls(self, form, size):
         """Zeros behind the rows of an array with lengths, in the caller's matrix of this many features."""
@@ -384,7 +384,7 @@ class RecurrentPass(Pass):
         # Where steps are few zeros are many: to each thread its share of these.
         cuts = cuts_between(form.ends - begins, self.cuts.size - 1)
         like = self.states[0][0]
-        return [record(clear_rows, cuts, self.ports, size, form.flat_rows, begins, form.ends, like)]
+        return [record(clear_rows, cuts, self.bindings, size, form.flat_rows, begins, form.ends, like)]
 
     def _packed_order(self):
         """A matrix in packed order, as the one band that it is."""
@@ -394,7 +394,7 @@ class RecurrentPass(Pass):
         """Between the caller's states and these rows of ours, given in the order of the layout."""
         layout = self.layout
         rows = rows[layout.places]
-        return record(kernel, self.ports, states, rows, k, self.count, self.layer.hidden_size)
+        return record(kernel, self.bindings, states, rows, k, self.count, self.layer.hidden_size)
 
     # ---- backward ----------------------------------------------------------------------------------------
 
@@ -461,14 +461,14 @@ class RecurrentPass(Pass):
         direction = k % layer.directions
         arguments = (
             packed.weights, packed.recurrent_back, self.states[k], self.gates[k],
-            self._output_gradient(direction, dy, has_dy), self.ports, self.carries[k], bands.active,
+            self._output_gradient(direction, dy, has_dy), self.bindings, self.carries[k], bands.active,
             bands.gate_offset, bands.slot, bands.carry, direction == 1,
         )  # fmt: skip
         if self.by_units:
             vectors = PANEL_VECTORS if self.layout.rows > 1 else scan.HALF_PANEL
             pieces = -(-self.units // lanes(layer.dtype) // vectors)
             return self._record_by_units(scan.backward_by_units, pieces, vectors, *arguments)
-        return record(scan.backward, bands.cuts, self._fetches_ahead(), *arguments)
+        return record(scan.backward, bands.cuts, self._prefetches(), *arguments)
 
     def _output_gradient(self, direction, dy, has_dy):
         """What a direction finds in `dy`, or, where that is None, in what the caller brings."""
@@ -538,7 +538,7 @@ class RecurrentPass(Pass):
             self._place_backward(None, need_dx, form)
             self.placed_backward = wanted
             bands = self.bands
-            rows = self.ports, self._width, form.flat_rows, form.starts, bands.order, form.lengths
+            rows = self.bindings, self._width, form.flat_rows, form.starts, bands.order, form.lengths
             calls = [self.record(check_rows, *rows, self.states[0][0])]
             for k, carry in enumerate(self.carries):
                 calls.append(self._states_call(take_in_states, k, carry, bands.carry_rows))
@@ -552,5 +552,5 @@ class RecurrentPass(Pass):
                 calls.append(self._states_call(hand_out_states, k, carry, bands.carry_rows))
             self.caller_backward_program = Program(calls)
         return self.caller_backward_program.run_on(
-            self.ports, flat_dy, flat_dx if need_dx else dstates, dstates, dstate
+            self.bindings, flat_dy, flat_dx if need_dx else dstates, dstates, dstate
         )

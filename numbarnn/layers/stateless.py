@@ -3,9 +3,9 @@
 from typing import Any
 
 from numbarnn import arguments
-from numbarnn.engine.cuda_probe import is_on_gpu
+from numbarnn.devices import is_on_gpu
 from numbarnn.layers.base import Layer
-from numbarnn.sequences import (
+from numbarnn.sequences.reading import (
     Steps,
     check_finite,
     pack_steps,
@@ -44,7 +44,7 @@ class StatelessLayer(Layer):
         """
         training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
         if self.device == "cuda" and is_on_gpu(x):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.forward_stateless(self, x, lengths, training, seed)
         steps = self.read_input(x, lengths)
@@ -53,11 +53,11 @@ class StatelessLayer(Layer):
         if not self.built:
             self.build(steps.width())
         run = self.take_pass(training)
-        x_there = run.bring(x_packed, self.known_input_size)
+        x_there = run.to_device(x_packed, self.known_input_size)
         out_layout, y = run.prepare(layout, x_there, seed if training else None)
         run.forward()
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
-        result = unpack_steps(run.fetch(y), self.output_size(self.known_input_size), out_form, out_layout)
+        result = unpack_steps(run.to_host(y), self.output_size(self.known_input_size), out_form, out_layout)
         self.keep(run, steps.form, layout, out_form, out_layout)
         return result
 
@@ -83,17 +83,17 @@ class StatelessLayer(Layer):
         """
         run, form, layout, out_form, out_layout = self.latest_pass()
         if self.device == "cuda" and is_on_gpu(dy):
-            from numbarnn.layers import cuda_calls  # where there is a GPU, not before
+            from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
             return cuda_calls.backward_stateless(self, dy)
         size = self.output_size(self.known_input_size)
         steps = Steps(read_like(dy, out_form, size, self.dtype, "dy"), out_form)
         check_finite(steps, "dy")
         packed = pack_steps(steps, out_layout)
-        dx = run.prepare_backward(run.bring(packed, size), need_dx=not self.takes_tokens)
+        dx = run.prepare_backward(run.to_device(packed, size), need_dx=not self.takes_tokens)
         run.backward()
         run.hand_out_gradients()
         self.release_pass()
         if dx is None:
             return None
-        return unpack_steps(run.fetch(dx), self.known_input_size, form, layout)
+        return unpack_steps(run.to_host(dx), self.known_input_size, form, layout)

@@ -5,18 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.host import padded
+from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers
-from numbarnn.sequences import (
-    Form,
-    Layout,
-    Steps,
-    check_finite,
-    flat_rows,
-    pack_steps,
-    pack_tokens,
-    read_steps,
-)
+from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, pack_tokens, read_steps
 from numbarnn.training.losses import Loss
 
 
@@ -65,7 +57,7 @@ class Samples:
     def pack(self, form: Form, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""
         if self.on_gpu:
-            from numbarnn.layers.cuda_passes import to_packed  # where there is a GPU, not before
+            from numbarnn.layers.cuda.passes import to_packed  # where there is a GPU, not before
 
             return to_packed(self.steps.values, form)
         batch = Steps(self.steps.values, form)

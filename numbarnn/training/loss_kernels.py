@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from numbarnn.engine.activations import sigmoid
-from numbarnn.engine.compile_cache import inlined, kernel
-from numbarnn.engine.simd import lane_count, load, select, store
+from numbarnn.jit.activations import sigmoid
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import lane_count, load, select, store
 
 
 @inlined

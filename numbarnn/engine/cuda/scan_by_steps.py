@@ -1,0 +1,132 @@
+"""The time loop of the GPU for layers whose recurrent weights do not fit on the chip: kernels of one step.
+
+A step is a matrix product for all rows that still run, and one of these kernels, in which every thread takes
+a hidden unit of a row through the cell. Matrices are those of ``scan_cuda.py``; as rows are sorted by falling
+length, those that run at step t are the first ones.
+"""
+
+import functools
+
+import numpy as np
+
+from numbarnn.cells.contract import Cell
+from numbarnn.engine.cuda.device import cuda, device
+from numbarnn.engine.cuda.scan import TUPLES, number_type
+
+
+@functools.cache
+def forward(cell: Cell, dtype: str):
+    """The kernel of a step, after its recurrent product.
+
+    Its arguments are
+
+    first, count : int
+        Where the step begins among the N rows, and how many rows run.
+    column : int
+        The first column of this direction's outputs.
+    keep : bool
+        Whether `sums` and `kept` are written for backward.
+    bias : array (slots * H,)
+        The biases of each slot.
+    states : array (S, B, H)
+        The states before the step in, those after it out.
+    product : array (at least B, window * H)
+        The recurrent product of each row.
+    sums : array (N, slots * H)
+        The input products in its first columns, in; what backward needs, out.
+    outputs, kept
+        As in ``scan_cuda.forward``.
+    """
+    number = number_type(dtype)
+    zero = np.dtype(dtype).type(0.0)
+    slots, window, state_count = cell.slots, cell.window, len(cell.states)
+    apart = slots - window
+    step = device(cell.forward)
+    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+
+    @cuda.jit
+    def step_forward(first, count, column, keep, bias, states, product, sums, outputs, kept):
+        total = cuda.local.array(slots, number)
+        own = cuda.local.array(state_count, number)
+        hidden = states.shape[2]
+        thread = cuda.grid(1)
+        if thread < count * hidden:
+            b, unit = thread // hidden, thread % hidden
+            here = first + b
+            for s in range(slots):
+                of_inputs = sums[here, s * hidden + unit] if s < window else zero
+                total[s] = of_inputs + bias[s * hidden + unit]
+            for s in range(window):
+                total[apart + s] += product[b, s * hidden + unit]
+            for s in range(state_count):
+                own[s] = states[s, b, unit]
+            saved, new = step(sums_tuple(total), states_tuple(own))
+            if keep:
+                for s in range(slots):
+                    sums[here, s * hidden + unit] = saved[s]
+                kept[here, unit] = own[0]
+                for s in range(1, state_count):
+                    kept[here, s * hidden + unit] = new[s]
+            for s in range(state_count):
+                states[s, b, unit] = new[s]
+            outputs[here, column + unit] = new[0]
+
+    return step_forward
+
+
+@functools.cache
+def backward(cell: Cell, dtype: str):
+    """The kernel that undoes a step but for its products.
+
+    Its arguments are
+
+    first, count, column
+        As in `forward`.
+    before, from_before : int
+        Where the step before this one begins among the N rows, and how many of its rows went on to this
+        step; the others began with their initial state.
+    initial, dstates : arrays (S, B, H)
+        The initial states; the gradients of the states after the step in, of those before it by the direct
+        paths out.
+    sums, doutputs, kept, outputs
+        As in ``scan_cuda.backward``.
+    """
+    number = number_type(dtype)
+    slots, state_count = cell.slots, len(cell.states)
+    step = device(cell.backward)
+    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+
+    @cuda.jit
+    def step_backward(
+        first, count, column, before, from_before, initial, dstates, sums, doutputs, kept, outputs
+    ):
+        saved = cuda.local.array(slots, number)
+        previous = cuda.local.array(state_count, number)
+        new = cuda.local.array(state_count, number)
+        own = cuda.local.array(state_count, number)
+        hidden = initial.shape[2]
+        thread = cuda.grid(1)
+        if thread < count * hidden:
+            b, unit = thread // hidden, thread % hidden
+            here = first + b
+            for s in range(slots):
+                saved[s] = sums[here, s * hidden + unit]
+            previous[0], new[0] = kept[here, unit], outputs[here, column + unit]
+            for s in range(1, state_count):
+                new[s] = kept[here, s * hidden + unit]
+                if b < from_before:
+                    previous[s] = kept[before + b, s * hidden + unit]
+                else:
+                    previous[s] = initial[s, b, unit]
+            for s in range(state_count):
+                own[s] = dstates[s, b, unit]
+            own[0] += doutputs[here, column + unit]
+            made, direct = step(
+                sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
+            )
+            for s in range(slots):
+                sums[here, s * hidden + unit] = made[s]
+            for s in range(state_count):
+                dstates[s, b, unit] = direct[s]
+
+    return step_backward

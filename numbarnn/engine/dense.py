@@ -1,0 +1,139 @@
+"""The matrix products of a dense layer, over ranges of rows of the packed layout."""
+
+import numpy as np
+
+from numbarnn.engine.fork import fork
+from numbarnn.engine.matmul import multiply
+from numbarnn.engine.packing import unpack_transposed
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
+from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.jit.vectors import lane_count, load, select, store
+
+IDENTITY, TANH, RELU, SIGMOID = range(4)
+ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
+
+
+@inlined
+def _segment(t, active, offset, row_start, row_stop):
+    """First packed row and number of rows of step t; of all steps at once where the range is all rows."""
+    if row_start == 0 and row_stop >= active[0]:
+        return offset[0], (offset[active.size] if t == 0 else 0)
+    return offset[t] + row_start, max(0, min(row_stop, active[t]) - row_start)
+
+
+@inlined
+def _forward_rows(part, arguments):
+    cuts, x, panels, bias, y, activation, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
+    width = lane_count(y)
+    inputs, panel = panels.shape[1], panels.shape[2]
+    x_stride, y_stride = x.shape[1], y.shape[1]
+    for t in range(active.size):
+        first, rows = _segment(t, active, offset, row_start, row_stop)
+        if rows == 0:
+            continue
+        multiply(
+            y, first * y_stride, y_stride, bias, 0, 0, panel, rows,
+            x, first * x_stride, x_stride, 1, 1, inputs, 0,
+            panels, 0, inputs * panel, panel, panel // width, 0, y_stride // width,
+        )  # fmt: skip
+        if activation == TANH:
+            for i in range(first * y_stride, (first + rows) * y_stride, width):
+                store(y, i, tanh(load(y, i)))
+        elif activation == RELU:
+            for i in range(first * y_stride, (first + rows) * y_stride, width):
+                values = load(y, i)
+                store(y, i, select(values < 0.0, 0.0, values))
+        elif activation == SIGMOID:
+            for i in range(first * y_stride, (first + rows) * y_stride, width):
+                store(y, i, sigmoid(load(y, i)))
+
+
+@kernel
+def affine_forward(team, cuts, x, panels, bias, y, activation, active, offset):
+    """y = activation(x @ W.T + bias)."""
+    fork(team, cuts.size - 1, _forward_rows, (cuts, x, panels, bias, y, activation, active, offset))
+
+
+@inlined
+def _backward_rows(part, arguments):
+    cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset = arguments
+    row_start, row_stop = cuts[part], cuts[part + 1]
+    width = lane_count(dy)
+    units, panel = panels_back.shape[1], panels_back.shape[2]
+    y_stride, dx_stride = dy.shape[1], dx.shape[1]
+    for t in range(active.size):
+        first, rows = _segment(t, active, offset, row_start, row_stop)
+        if rows == 0:
+            continue
+        for i in range(first * y_stride, (first + rows) * y_stride, width):
+            gradient = load(dy, i)
+            if activation == TANH:
+                gradient = gradient * tanh_derivative(load(y, i))
+            elif activation == RELU:
+                gradient = select(load(y, i) > 0.0, gradient, 0.0)
+            elif activation == SIGMOID:
+                gradient = gradient * sigmoid_derivative(load(y, i))
+            store(dsums, i, gradient)
+        if dx.shape[0] > 0:
+            multiply(
+                dx, first * dx_stride, dx_stride, zeros, 0, 0, panel, rows,
+                dsums, first * y_stride, y_stride, 1, 1, units, 0,
+                panels_back, 0, units * panel, panel, panel // width, 0, dx_stride // width,
+            )  # fmt: skip
+
+
+@kernel
+def affine_backward(team, cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset):
+    """dsums = dy times the derivative of the activation; dx = dsums @ W, if dx has rows."""
+    fork(
+        team,
+        cuts.size - 1,
+        _backward_rows,
+        (cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset),
+    )
+
+
+@inlined
+def _weight_gradient_panels(part, arguments):
+    cuts, x, dsums, total, dpanels, dbias, column_map, dweight = arguments
+    width = lane_count(dsums)
+    inputs, panel = dpanels.shape[1], dpanels.shape[2]
+    vectors = panel // width
+    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, dsums.shape[1] // width)
+    chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
+    for vector in range(first_vector, stop_vector, vectors):
+        count = min(vectors, stop_vector - vector)
+        target = vector // vectors
+        for k in range(inputs):
+            for place in range(panel):
+                dpanels[target, k, place] = 0.0
+        for column in range(vector * width, (vector + count) * width):
+            dbias[column] = 0.0
+        for begin in range(0, total, WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, total - begin)
+            for v in range(count):
+                column = (vector + v) * width
+                column_sum = load(dbias, column)
+                for k in range(rows):
+                    values = load(dsums, (begin + k) * dsums.shape[1] + column)
+                    store(chunk, k * panel + v * width, values)
+                    column_sum = column_sum + values
+                store(dbias, column, column_sum)
+            multiply(
+                dpanels, target * inputs * panel, panel, dpanels, target * inputs * panel, panel, panel,
+                inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
+                chunk, 0, panel, panel, vectors, 0, count,
+            )  # fmt: skip
+    unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
+
+
+@kernel
+def affine_weight_gradients(team, cuts, x, dsums, total, dpanels, dbias, column_map, dweight):
+    """dweight and the padded dbias; `cuts` are between the panels of one part and the next.
+
+    Sums run over the valid steps in their order in memory, whatever the number of threads.
+    """
+    arguments = (cuts, x, dsums, total, dpanels, dbias, column_map, dweight)
+    fork(team, cuts.size - 1, _weight_gradient_panels, arguments)

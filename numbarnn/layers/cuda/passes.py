@@ -1,0 +1,107 @@
+"""What the passes of all layers share on a GPU; see `Pass` for the four calls that drive them.
+
+Matrices are in packed order as on the CPU, with as many columns as there are features.
+"""
+
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbarnn.engine.cuda.arrays import arrays, on_host
+from numbarnn.engine.packing import aligned_zeros
+from numbarnn.jit.cpu import padded
+from numbarnn.layers.passes import Buffers, Pass
+from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.reading import Form
+
+
+class CudaBuffers(Buffers):
+    """Buffers in the GPU's memory."""
+
+    def make(self, rows: int, columns: int) -> Any:
+        return arrays().zeros((rows, columns), self.dtype)
+
+
+class Rows(NamedTuple):
+    """A batch, for kernels: arrays of its layout on the GPU."""
+
+    layout: Layout
+    offset: Any
+    lengths: Any
+    order: Any
+    places: Any
+
+
+_rows: weakref.WeakKeyDictionary[Layout, Any] = weakref.WeakKeyDictionary()
+
+
+def rows_of(layout: Layout) -> Rows:
+    """The arrays of a layout on the GPU, which all layers of a pass read."""
+    on_gpu = _rows.get(layout)
+    if on_gpu is None:
+        arrays_of_layout = (layout.offset, layout.lengths, layout.order, layout.places)
+        on_gpu = _rows[layout] = tuple(map(arrays().asarray, arrays_of_layout))
+    return Rows(layout, *on_gpu)
+
+
+def _packed_rows(form: Form) -> Any:
+    """For each packed step its row in the caller's flat matrix, on the GPU; kept with the form."""
+    kept = vars(form)
+    if "packed_rows_on_gpu" not in kept:
+        kept["packed_rows_on_gpu"] = arrays().asarray(flat_rows(form.starts, form.layout))
+    return kept["packed_rows_on_gpu"]
+
+
+def to_packed(flat: Any, form: Form) -> Any:
+    """The caller's flat matrix, or vector of tokens, in packed order; all on the GPU."""
+    return flat[_packed_rows(form)]
+
+
+def to_flat(packed: Any, form: Form) -> Any:
+    """`to_packed` undone; behind the end of a row there are zeros."""
+    make = arrays().empty if len(packed) == form.flat_rows else arrays().zeros
+    flat = make((form.flat_rows, packed.shape[1]), packed.dtype)
+    flat[_packed_rows(form)] = packed
+    return flat
+
+
+def scatter_steps(packed: Any, starts: np.ndarray, layout: Layout, flat: Any) -> None:
+    """The one of ``sequences.py``, with both matrices on the GPU."""
+    flat[arrays().asarray(flat_rows(starts, layout))] = packed
+
+
+class CudaPass(Pass):
+    """One way forward and back through a layer on the GPU.
+
+    Attributes
+    ----------
+    rows : Rows
+        The present batch.
+    parameters : CudaParameters
+        The layer's.
+    """
+
+    def __init__(self, layer: Any, training: bool) -> None:
+        super().__init__(layer, training)
+        self.buffers = CudaBuffers(layer.dtype)
+        self.parameters = layer.cuda_parameters()
+
+    def to_device(self, matrix, columns):
+        if not isinstance(matrix, np.ndarray):
+            return matrix  # the caller's data were on the GPU already
+        return arrays().asarray(matrix if matrix.ndim == 1 else np.ascontiguousarray(matrix[:, :columns]))
+
+    def to_host(self, matrix):
+        rows, columns = matrix.shape
+        padded_rows = aligned_zeros((rows, padded(columns, matrix.dtype)), matrix.dtype)
+        padded_rows[:, :columns] = on_host(matrix)
+        return padded_rows
+
+    def hand_out_gradients(self):
+        self.parameters.gradients_are_new = True
+
+    def begin(self, layout: Layout, operations: int = 0) -> None:
+        """Take a batch; a GPU has threads enough for any."""
+        self.layout, self.rows = layout, rows_of(layout)
+        self.parameters.refresh()

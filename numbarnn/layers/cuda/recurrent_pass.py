@@ -1,0 +1,414 @@
+"""How a stack of recurrent layers runs on a GPU: buffers, matrix products and the launches of the scan.
+
+`RecurrentCuda` is the twin of the pass in ``recurrent_pass.py``.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbarnn.cells.contract import Cell
+from numbarnn.engine.cuda import scan as scan_cuda
+from numbarnn.engine.cuda import scan_by_steps as steps_cuda
+from numbarnn.engine.cuda.arrays import arrays, for_kernels, on_host
+from numbarnn.engine.cuda.device import shared_memory
+from numbarnn.engine.cuda.launch import Series, launch, launch_each, place_of
+from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.engine.cuda.pointwise import drop
+from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
+from numbarnn.engine.random import seed_of
+from numbarnn.engine.rows import first_fault
+from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, to_flat, to_packed
+from numbarnn.sequences.reading import Form
+
+
+class Run(NamedTuple):
+    """Gates that follow one another both in the parameters and among the sums."""
+
+    gate: int
+    slot: int
+    gates: int  # how many
+
+    def of_parameter(self, hidden: int) -> slice:
+        return slice(self.gate * hidden, (self.gate + self.gates) * hidden)
+
+    def of_sums(self, hidden: int) -> slice:
+        return slice(self.slot * hidden, (self.slot + self.gates) * hidden)
+
+
+def _runs(gates: tuple[int, ...], first_slot: int) -> list[Run]:
+    """The runs of the gates whose sums begin at a slot."""
+    runs: list[Run] = []
+    for slot, gate in enumerate(gates, first_slot):
+        if runs and runs[-1].gate + runs[-1].gates == gate:
+            runs[-1] = runs[-1]._replace(gates=runs[-1].gates + 1)
+        else:
+            runs.append(Run(gate, slot, 1))
+    return runs
+
+
+class CudaDirection:
+    """One layer and direction: what a forward leaves for backward.
+
+    Parameters
+    ----------
+    cell : Cell
+        The cell.
+    parameters, gradients : tuples of arrays
+        weight_ih, weight_hh, bias_ih and bias_hh on the GPU, and where their gradients go; biases of size 0
+        stand for none.
+    direction : int
+        1: time runs backwards.
+    precision : str
+        The layer's.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        parameters: tuple[Any, ...],
+        gradients: tuple[Any, ...],
+        direction: int,
+        precision: str,
+    ) -> None:
+        self.cell, self.direction = cell, direction
+        self.tf32 = precision != "float32"
+        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = parameters
+        self.gradients = gradients
+        self.dtype = self.weight_hh.dtype
+        self.hidden = self.weight_hh.shape[1]
+        self.input_runs = _runs(cell.input_gates, 0)
+        self.recurrent_runs = _runs(cell.recurrent_gates, cell.slots - cell.window)
+        self.buffers = CudaBuffers(self.dtype)
+        # The kernels of a whole scan are those of these.
+        self.kind = cell, self.hidden, str(self.dtype), "float16" if precision == "float16" else None
+        self.plan = scan_cuda.plan_for(*self.kind)
+        self.fits = self.plan.fits(shared_memory())
+        self.forward_series, self.backward_series = Series(), Series()
+
+    def _multiply(self, a: Any, b: Any, out: Any, add: bool = False) -> None:
+        """A product in this layer's precision."""
+        multiply(a, b, out, add, self.tf32)
+
+    def _add_up_biases(self) -> None:
+        """The bias of each slot, from those of the parameters."""
+        self.bias = self.buffers.matrix("bias", 1, self.cell.slots * self.hidden)[0]
+        if self.bias_ih.size > 0:
+            self.bias[...] = 0.0
+            for runs, values in ((self.input_runs, self.bias_ih), (self.recurrent_runs, self.bias_hh)):
+                for run in runs:
+                    self.bias[run.of_sums(self.hidden)] += values[run.of_parameter(self.hidden)]
+
+    def forward(self, x: Any, rows: Rows, states: Any, outputs: Any, keep: bool) -> None:
+        """All time steps of all rows.
+
+        Parameters
+        ----------
+        x : array (N, I)
+            Inputs.
+        rows : Rows
+            The batch.
+        states : array (2, S, B, H)
+            Initial states in, final states out.
+        outputs : array (N, D * H)
+            h, out, in the columns of this direction.
+        keep : bool
+            Whether `backward` will follow.
+        """
+        hidden = self.hidden
+        self.x, self.rows, self.states, self.outputs = x, rows, states, outputs
+        self._add_up_biases()
+        self.sums = self.buffers.matrix("sums", len(x), self.cell.slots * hidden)
+        self.kept = self.buffers.matrix("kept", len(x) if keep else 0, len(self.cell.states) * hidden)
+        for run in self.input_runs:
+            weight = self.weight_ih[run.of_parameter(hidden)]
+            self._multiply(x, weight.T, self.sums[:, run.of_sums(hidden)])
+        if self.fits:
+            launch(
+                scan_cuda.forward(*self.kind), rows.layout.rows, self.plan.threads,
+                self.plan.shared_bytes, rows.offset, rows.lengths, self.direction, keep,
+                self.weight_hh.reshape(-1), self.bias, states, self.sums, outputs, self.kept,
+            )  # fmt: skip
+        else:
+            self._forward_by_steps(keep)
+
+    def _product_of_steps(self) -> Any:
+        """Room for the recurrent product of a step."""
+        rows = self.rows.layout.rows
+        return self.buffers.matrix("product", rows, self.cell.window * self.hidden)
+
+    def _places_of_steps(self, *others: Any) -> tuple[Any, ...]:
+        """What decides about the launches of all steps."""
+        mine = (self.weight_hh, self.sums, self.kept, self.outputs, self.states, *others)
+        return self.rows.layout.active.tobytes(), *map(place_of, mine)
+
+    def _forward_by_steps(self, keep: bool) -> None:
+        hidden, layout, product = self.hidden, self.rows.layout, self._product_of_steps()
+        running = self.states[scan_cuda.LAST]
+        kernel = steps_cuda.forward(self.cell, str(self.dtype))
+
+        def all_steps() -> None:
+            running[...] = self.states[scan_cuda.FIRST]
+            for t in reversed(range(layout.steps)) if self.direction else range(layout.steps):
+                first, count = int(layout.offset[t]), int(layout.active[t])
+                for run in self.recurrent_runs:
+                    weight = self.weight_hh[run.of_parameter(hidden)]
+                    self._multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
+                launch_each(
+                    kernel, count * hidden, first, count, self.direction * hidden, keep, self.bias, running,
+                    product, self.sums, self.outputs, self.kept,
+                )  # fmt: skip
+
+        self.forward_series.run(all_steps, (keep, *self._places_of_steps(product, self.bias)))
+
+    def _of_product(self, run: Run) -> slice:
+        """The columns of a run among the recurrent sums."""
+        return run._replace(slot=run.slot - (self.cell.slots - self.cell.window)).of_sums(self.hidden)
+
+    def backward(self, doutputs: Any, dstates: Any, dx: Any) -> None:
+        """The latest `forward` undone; it fills in the gradients of the parameters.
+
+        Parameters
+        ----------
+        doutputs : array (N, D * H)
+            The gradient of the outputs.
+        dstates : array (2, S, B, H)
+            Gradients of the final states in, of the initial states out.
+        dx : array (N, I) or None
+            The gradient of the inputs is added to it.
+        """
+        if self.fits:
+            launch(
+                scan_cuda.backward(*self.kind), self.rows.layout.rows,
+                self.plan.threads, self.plan.shared_bytes, self.rows.offset, self.rows.lengths,
+                self.direction, self.weight_hh.reshape(-1), self.states, self.sums, doutputs, self.kept,
+                self.outputs, dstates,
+            )  # fmt: skip
+        else:
+            self._backward_by_steps(doutputs, dstates)
+        self._parameter_gradients(dx)
+
+    def _backward_by_steps(self, doutputs: Any, dstates: Any) -> None:
+        hidden, layout, sums = self.hidden, self.rows.layout, self.sums
+        running = dstates[scan_cuda.FIRST]
+        kernel = steps_cuda.backward(self.cell, str(self.dtype))
+
+        def all_steps() -> None:
+            running[...] = dstates[scan_cuda.LAST]
+            # Step by step the way that forward came.
+            for t in range(layout.steps) if self.direction else reversed(range(layout.steps)):
+                first, count = int(layout.offset[t]), int(layout.active[t])
+                before, from_before = t + 1 if self.direction else t - 1, 0
+                if 0 <= before < layout.steps:
+                    from_before = min(count, int(layout.active[before]))
+                launch_each(
+                    kernel, count * hidden, first, count, self.direction * hidden,
+                    int(layout.offset[max(before, 0)]), from_before, self.states[scan_cuda.FIRST], running,
+                    sums, doutputs, self.kept, self.outputs,
+                )  # fmt: skip
+                for run in self.recurrent_runs:
+                    dsums = sums[first : first + count, run.of_sums(hidden)]
+                    weight = self.weight_hh[run.of_parameter(hidden)]
+                    self._multiply(dsums, weight, running[0, :count], add=True)
+
+        self.backward_series.run(all_steps, self._places_of_steps(doutputs, dstates))
+
+    def _parameter_gradients(self, dx: Any) -> None:
+        hidden, sums = self.hidden, self.sums
+        weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
+        h_before = self.kept[:, :hidden]
+        for runs, factor, weight, bias in (
+            (self.input_runs, self.x, weight_ih, bias_ih),
+            (self.recurrent_runs, h_before, weight_hh, bias_hh),
+        ):
+            for run in runs:
+                dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
+                self._multiply(dsums.T, factor, weight[rows])
+                if bias.size > 0:
+                    dsums.sum(axis=0, out=bias[rows])
+        if dx is not None:
+            for run in self.input_runs:
+                weight = self.weight_ih[run.of_parameter(hidden)]
+                self._multiply(sums[:, run.of_sums(hidden)], weight, dx, add=True)
+
+
+class RecurrentCuda(CudaPass):
+    """One way forward and back through all layers and directions of a recurrent layer.
+
+    States and their gradients are zeros unless the caller gives some, in `forward_on` and `backward_on`.
+    """
+
+    def __init__(self, layer, training):
+        super().__init__(layer, training)
+        values = layer.by_direction(self.parameters.values)
+        gradients = layer.by_direction(self.parameters.gradients)
+        self.numbers = [
+            CudaDirection(layer.cell, *arrays_of_one, k % layer.directions, layer.precision)
+            for k, arrays_of_one in enumerate(zip(values, gradients, strict=True))
+        ]
+        self.width = layer.directions * layer.hidden_size
+
+    @property
+    def draws(self):
+        return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
+
+    def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
+        """The one of `RecurrentPass`, with the caller's arrays in the host's memory."""
+        fault = _fault_in(form, flat_x, initial_state)
+        if fault == NO_FAULT:
+            y, final_states = self.forward_there(form, seed, initial_state, arrays().asarray(flat_x))
+            flat_y[...], states[...] = on_host(y), on_host(final_states)
+        return fault
+
+    def backward_on(self, form, dfinal_state, flat_dy, flat_dx, dstates):
+        """The one of `RecurrentPass`, with the caller's arrays in the host's memory."""
+        fault = _fault_in(form, flat_dy, dfinal_state)
+        if fault == NO_FAULT:
+            dy, need_dx = arrays().asarray(flat_dy), flat_dx is not None
+            dx, dinitial = self.backward_there(form, dfinal_state, dy, need_dx)
+            if need_dx:
+                flat_dx[...] = on_host(dx)
+            dstates[...] = on_host(dinitial)
+        return fault
+
+    def forward_there(self, form, seed, initial_state, flat_x):
+        """Outputs (flat) and final states (S, L * D, B, H), all on the GPU; `initial_state` may be on it."""
+        _, outputs = self._prepare(True, form.layout, to_packed(flat_x, form), seed)
+        self._put_states(initial_state, self.states[:, scan_cuda.FIRST])
+        self.forward()
+        return to_flat(outputs, form), self._in_order(self.states[:, scan_cuda.LAST])
+
+    def backward_there(self, form, dfinal_state, flat_dy, need_dx):
+        """`forward_there` undone: the gradients of the inputs (flat) and of the initial states."""
+        dx = self.prepare_backward(to_packed(flat_dy, form), need_dx)
+        self._put_states(dfinal_state, self.dstates[:, scan_cuda.LAST])
+        self.backward()
+        self.hand_out_gradients()
+        return to_flat(dx, form) if need_dx else None, self._in_order(self.dstates[:, scan_cuda.FIRST])
+
+    def _put_states(self, given, states):
+        """The caller's arrays (L * D, B, H), one for each state, into one (L * D, S, B, H) of ours; empty
+        ones stand for zeros, which it has."""
+        for s in range(states.shape[1]):
+            if given[s].size > 0:
+                states[:, s] = arrays().asarray(given[s])[:, self.rows.order]
+
+    def _in_order(self, states):
+        """An array (L * D, S, B, H) of ours as the caller's (S, L * D, B, H)."""
+        return arrays().ascontiguousarray(states.swapaxes(0, 1)[:, :, self.rows.places])
+
+    def prepare(self, layout, x, seed):
+        return self._prepare(self.layer.return_sequences, layout, x, seed)
+
+    def _prepare(self, sequence, layout, x, seed):
+        layer = self.layer
+        self.begin(layout)
+        self.x, self.seed, self.sequence = x, seed, sequence
+        self.states = self._all_states("states")
+        self.outputs = [
+            self.buffers.matrix(("outputs", level), layout.total, self.width)
+            for level in range(layer.num_layers)
+        ]
+        if sequence:
+            return layout, self.outputs[-1]
+        self.last = self.buffers.matrix("last", layout.rows, self.width)
+        return layout.last, self.last
+
+    def _all_states(self, key):
+        """Zeros for the initial and final states, or their gradients, of all layers and directions; where
+        they lie stays the same, for the sake of a `Series`."""
+        layer = self.layer
+        shape = (len(self.numbers), 2, len(layer.cell.states), self.layout.rows, layer.hidden_size)
+        states = self.buffers.matrix(key, math.prod(shape[:-1]), shape[-1]).reshape(shape)
+        states[...] = 0.0
+        return states
+
+    def forward(self):
+        layer, inputs = self.layer, self.x
+        for level, outputs in enumerate(self.outputs):
+            for k in self._of_level(level):
+                self.numbers[k].forward(inputs, self.rows, self.states[k], outputs, self.training)
+            inputs = outputs
+            if self._drops(level):
+                inputs = self.buffers.matrix(("dropped", level), *outputs.shape)
+                self._drop(level, outputs, inputs)
+        if not self.sequence:
+            hidden = layer.hidden_size
+            for direction, k in enumerate(self._of_level(layer.num_layers - 1)):
+                h = self.states[k, scan_cuda.LAST, 0]
+                self.last[:, direction * hidden : (direction + 1) * hidden] = h
+
+    def _drops(self, level):
+        """Whether the outputs of a level go through dropout."""
+        return self.draws and level < self.layer.num_layers - 1
+
+    def _drop(self, level, x, y):
+        rows, rate = self.rows, self.layer.dropout
+        drop(rows.offset, rows.lengths, rows.order, x, y, rate, seed_of(self.seed, level))
+
+    def prepare_backward(self, dy, need_dx):
+        layer = self.layer
+        self.dy = dy
+        self.dstates = self._all_states("dstates")
+        self.dinputs = []
+        for level in range(layer.num_layers):
+            columns = layer.known_input_size if level == 0 else self.width
+            wanted = level > 0 or need_dx
+            self.dinputs.append(
+                self.buffers.matrix(("dx", level), self.layout.total, columns) if wanted else None
+            )
+        return self.dinputs[0]
+
+    def backward(self):
+        layer = self.layer
+        doutputs = self.dy if self.sequence else self._only_the_last()
+        for level in reversed(range(layer.num_layers)):
+            if self._drops(level):
+                self._drop(level, doutputs, doutputs)
+            dx = self.dinputs[level]
+            if dx is not None:
+                dx[...] = 0.0
+            for k in self._of_level(level):
+                self.numbers[k].backward(doutputs, self.dstates[k], dx)
+            doutputs = dx
+
+    def _only_the_last(self):
+        """The gradient of the last steps' outputs is one of the final states, and there is no other."""
+        hidden = self.layer.hidden_size
+        for direction, k in enumerate(self._of_level(self.layer.num_layers - 1)):
+            of_h = self.dstates[k, scan_cuda.LAST, 0]
+            of_h += self.dy[:, direction * hidden : (direction + 1) * hidden]
+        return self.buffers.matrix("nothing", self.layout.total, self.width)
+
+    def _of_level(self, level):
+        return range(level * self.layer.directions, (level + 1) * self.layer.directions)
+
+
+def _fault_in(form: Form, flat: np.ndarray, states: tuple[np.ndarray, ...]) -> int:
+    """The first row of the caller's matrix that is not finite, or which state is not; see `forward_on`."""
+    fault = first_fault(flat, form.starts, form.lengths)
+    for s, state in enumerate(states):
+        if fault == NO_FAULT and not np.isfinite(state).all():
+            fault = FAULT_IN_STATE - s
+    return fault
+
+
+def weights_of_steps(layer: Any) -> Any:
+    """The weights of a layer for the step functions in the user's kernels; see ``step_cuda.py``."""
+    cell, hidden = layer.cell, layer.hidden_size
+    weight_ih, weight_hh, *biases = layer.direction_values[0]
+    size = cell.slots * hidden
+    bias = np.zeros(size, layer.dtype)
+    parts = []
+    for weight, gates, first_slot, own_bias in (
+        (weight_ih, cell.input_gates, 0, biases[0]),
+        (weight_hh, cell.recurrent_gates, cell.slots - cell.window, biases[1]),
+    ):
+        runs = _runs(gates, 0)
+        parts.append(np.concatenate([weight[run.of_parameter(hidden)] for run in runs]).T)
+        if own_bias.size > 0:
+            of_slots = np.concatenate([own_bias[run.of_parameter(hidden)] for run in runs])
+            begin = first_slot * hidden
+            bias[begin : begin + of_slots.size] += of_slots
+    return cell.weights(*(for_kernels(np.ascontiguousarray(array)) for array in (*parts, bias)))

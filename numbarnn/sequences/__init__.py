@@ -1,0 +1,1 @@
+"""Sequences as users pass them, and the one layout that kernels see."""

@@ -1,0 +1,303 @@
+"""Sequences as users pass them, read into one flat matrix of steps, and results in the same form again.
+
+Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. What kernels see is in ``layout.py``.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbarnn import arguments
+from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.program import NO_FAULT
+from numbarnn.engine.rows import first_fault, pack_rows
+from numbarnn.jit.cpu import padded
+from numbarnn.sequences.layout import Layout, flat_rows, full_layout, scatter_steps
+
+FORMS_CACHED = 16  # forms of batches that are made once
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the caller passed a batch, so that results go back alike."""
+
+    is_list: bool
+    has_time: bool
+    starts: np.ndarray  # where each row begins in the flat matrix of its steps
+    lengths: np.ndarray
+    padded_steps: int  # T of an array; rows shorter than this end in zeros
+    is_full: bool = False  # known to have no row shorter than that
+
+    @functools.cached_property
+    def flat_rows(self) -> int:
+        """Rows of the flat matrix."""
+        return int(self.lengths.sum()) if self.is_list else self.lengths.size * self.padded_steps
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Behind which row of the flat matrix each row ends, with the zeros behind its steps."""
+        return self.starts + (self.lengths if self.is_list else self.padded_steps)
+
+    @functools.cached_property
+    def slices(self) -> list[slice]:
+        """The rows of the flat matrix that each row of the batch has its steps in."""
+        stops = self.starts + self.lengths
+        return [slice(*bounds) for bounds in zip(self.starts.tolist(), stops.tolist(), strict=True)]
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where the steps stand in packed order; that of a full array is made once for its shape."""
+        if self.is_full:
+            return full_layout(self.lengths.size, self.padded_steps)
+        return Layout(self.lengths)
+
+
+class Steps(NamedTuple):
+    """A batch as one flat matrix (or, for tokens, a vector) of steps, in the caller's order."""
+
+    values: np.ndarray
+    form: Form
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.form.lengths
+
+    @property
+    def rows(self) -> int:
+        return int(self.form.lengths.size)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the values are in the GPU's memory."""
+        return False
+
+    def width(self) -> int:
+        return int(self.values.shape[1]) if self.values.ndim == 2 else 1
+
+
+def read_steps(
+    x: Any, dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
+) -> Steps:
+    """Check a batch and lay it out flat.
+
+    Parameters
+    ----------
+    x : array or sequence of arrays
+        ``(B, T, I)`` or rows ``(T_i, I)``; of tokens, ``(B, T)`` or rows ``(T_i,)`` of integers; with
+        ``time=False`` also ``(B, I)``.
+    dtype
+        What the flat matrix is made of; tokens are int64.
+    name : str
+        The argument's name, for errors.
+    lengths : array-like of int (B,), optional
+        Valid steps of each row of an array; what lies behind them is ignored.
+    time : bool
+        False: an array of one dimension less, one vector a row, is taken as well.
+    tokens : bool
+        True: integers, without the axis of features.
+
+    Returns
+    -------
+    Steps
+
+    Raises
+    ------
+    TypeError
+        If `x` is not numeric, or tokens are not integers.
+    ValueError
+        If the rank, the lengths or the number of features do not fit, or there is nothing in `x`.
+    """
+    rank = 2 if tokens else 3
+    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim > 0):
+        if lengths is not None:
+            raise ValueError(f"lengths is for arrays; rows of a list {name} have their own length")
+        return _read_rows(x, dtype, name, rank - 1, tokens)
+    array = _as_numbers(x, dtype, name, tokens)
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    if not time and array.ndim == rank - 1:
+        if lengths is not None:
+            raise ValueError(f"lengths is for sequences; {name} has one vector a row")
+        form = vector_form(len(array))
+        return Steps(array, form)
+    if array.ndim != rank:
+        wanted = "(B, T) array of tokens" if tokens else "(B, T, I) array"
+        raise ValueError(f"{name} must be a {wanted} or a list of rows, not an array of shape {array.shape}")
+    rows, steps = array.shape[:2]
+    flat = array.reshape(rows * steps, *array.shape[2:])
+    return Steps(flat, array_form(rows, steps, lengths))
+
+
+def array_form(rows: int, steps: int, lengths: Any) -> "Form":
+    """The form of an array of so many rows and steps; `lengths` are the caller's, or None."""
+    if lengths is None:
+        return full_form(rows, steps)
+    if type(lengths) is not np.ndarray or lengths.dtype != np.int64 or lengths.shape != (rows,):
+        lengths = _read_lengths(lengths, rows)
+    return _padded_form(lengths.tobytes(), steps)
+
+
+def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
+    if len(x) == 0:
+        raise ValueError(f"{name} is empty: at least one row is needed")
+    if not tokens and type(x[0]) is np.ndarray and x[0].dtype == dtype:
+        joined = _joined(x, dtype)
+        if joined is not None:
+            return joined
+    rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
+    for i, row in enumerate(rows):
+        if row.ndim != rank:
+            wanted = "a 1-D array of tokens" if tokens else "a (T, I) array"
+            raise ValueError(f"{name}[{i}] must be {wanted}, not an array of shape {row.shape}")
+        if len(row) == 0:
+            raise ValueError(f"{name}[{i}] has no steps: every row needs at least one")
+        if row.shape[1:] != rows[0].shape[1:]:
+            raise ValueError(
+                f"{name}[{i}] has {row.shape[1]} features and {name}[0] has {rows[0].shape[1]}:"
+                " they must agree"
+            )
+        if row.size == 0:
+            raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
+    return Steps(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+
+
+def _joined(rows: Any, dtype) -> Steps | None:
+    """Rows that fit one another, as most do, without a look at each; None where something is amiss."""
+    try:
+        values = np.concatenate(rows)
+    except (ValueError, TypeError):
+        return None
+    if type(values) is not np.ndarray or values.dtype != dtype or values.ndim != 2 or values.size == 0:
+        return None
+    lengths = tuple(map(len, rows))
+    # Of rows in Fortran's order NumPy makes a matrix in that order.
+    return None if 0 in lengths else Steps(np.ascontiguousarray(values), _list_form(lengths))
+
+
+@functools.lru_cache(maxsize=FORMS_CACHED)
+def _padded_form(lengths: bytes, steps: int) -> "Form":
+    """The form of an array whose rows have these lengths (the bytes of int64 numbers)."""
+    counts = np.frombuffer(lengths, np.int64).copy()  # read-only arrays are a type of their own to Numba
+    if counts.min() < 1 or counts.max() > steps:
+        raise ValueError(
+            f"lengths must lie in 1..{steps}, the steps of x, not in {counts.min()}..{counts.max()}"
+        )
+    return Form(False, True, np.arange(counts.size) * steps, counts, steps)
+
+
+@functools.lru_cache(maxsize=FORMS_CACHED)
+def _list_form(lengths: tuple[int, ...]) -> "Form":
+    """The form of a list of rows: a loop over the same data finds its layout again."""
+    counts = np.array(lengths, np.int64)
+    return Form(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
+
+
+def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
+    """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
+    if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous:
+        return x  # nothing to do: a streaming loop calls this every few microseconds
+    if tokens:
+        return np.ascontiguousarray(arguments.integers(name, x, "integers (tokens)"), np.int64)
+    return np.ascontiguousarray(arguments.rounded(arguments.array(name, x), dtype))
+
+
+def _read_lengths(lengths: Any, rows: int) -> np.ndarray:
+    array = arguments.integers("lengths", lengths)
+    if array.shape != (rows,):
+        raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
+    return array.astype(np.int64)
+
+
+def check_finite(steps: Steps, name: str) -> None:
+    """Raise a ValueError that says where, if a valid step holds NaN or infinity."""
+    fault = first_fault(steps.values, steps.form.starts, steps.form.lengths)
+    if fault != NO_FAULT:
+        raise fault_error(steps.form, fault, name, steps.values.dtype)
+
+
+def fault_error(form: "Form", flat_row: int, name: str, dtype) -> ValueError:
+    """The error for a row that holds NaN or infinity."""
+    place = describe_place(form, flat_row)
+    return ValueError(f"{name} must be finite: {place} holds NaN or infinity (as {dtype})")
+
+
+def pack_steps(steps: Steps, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
+    """The matrix (N, features padded to whole vectors) that kernels read."""
+    if out is None:
+        width = padded(steps.values.shape[1], steps.values.dtype)
+        out = aligned_zeros((layout.total, width), steps.values.dtype)
+    pack_rows(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
+    return out
+
+
+def describe_place(form: Form, flat_row: int) -> str:
+    """ "row 3, step 7" for a row of the flat matrix."""
+    row = int(np.searchsorted(form.starts, flat_row, side="right")) - 1
+    step = flat_row - int(form.starts[row])
+    return f"row {row}, step {step}" if form.has_time else f"row {row}"
+
+
+def pack_tokens(steps: Steps, layout: Layout) -> np.ndarray:
+    """The tokens (N,) in packed order."""
+    return steps.values[flat_rows(steps.form.starts, layout)]
+
+
+def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> Any:
+    """A packed matrix in the caller's form: an array with zeros behind each row's end, or a list of rows."""
+    flat = flat_matrix(form, size, packed.dtype)
+    scatter_steps(packed, form.starts, layout, flat)
+    return in_form(flat, form)
+
+
+def flat_matrix(form: Form, size: int, dtype) -> np.ndarray:
+    """Room for all steps in the caller's order; rows behind a sequence's end are 0."""
+    make = np.empty if form.is_full or form.is_list else np.zeros
+    return make((form.flat_rows, size), dtype)
+
+
+def in_form(flat: Any, form: Form) -> Any:
+    """A flat matrix of steps, on the host or on the GPU, as the caller passed them."""
+    if form.is_list:
+        return [flat[rows] for rows in form.slices]
+    if not form.has_time:
+        return flat
+    return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1])
+
+
+def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
+    """The flat matrix of a gradient that must have the form and shape of an output.
+
+    Raises
+    ------
+    ValueError
+        If it does not. Whether its numbers are finite is the caller's to check.
+    """
+    if form.is_list:
+        if not isinstance(dy, (list, tuple, np.ndarray)):
+            raise TypeError(f"{name} must be a list of arrays like the output, not {type(dy).__name__}")
+        steps = read_steps(list(dy), dtype, name)
+        if steps.lengths.shape != form.lengths.shape or (steps.lengths != form.lengths).any():
+            raise ValueError(f"{name} must have the rows and lengths of the output")
+        flat = steps.values
+    else:
+        shape = (form.lengths.size, form.padded_steps, size) if form.has_time else (form.lengths.size, size)
+        array = _as_numbers(dy, dtype, name, tokens=False)
+        if array.shape != shape:
+            raise ValueError(f"{name} must have the shape of the output, {shape}, not {array.shape}")
+        flat = array.reshape(-1, size)
+    if flat.shape[1] != size:
+        raise ValueError(f"{name} must have the output's {size} features, not {flat.shape[1]}")
+    return flat
+
+
+@functools.lru_cache(maxsize=FORMS_CACHED)
+def full_form(rows: int, steps: int) -> Form:
+    """The form of an array whose rows all have the same length."""
+    return Form(False, True, np.arange(rows) * steps, np.full(rows, steps, np.int64), steps, True)
+
+
+def vector_form(rows: int) -> Form:
+    """The form of a batch with one vector a row."""
+    return Form(False, False, np.arange(rows), np.ones(rows, np.int64), 1, True)

@@ -55,8 +55,8 @@ GRU = Cell(
     weights=GRUWeights,
     gates=("reset", "update", "candidate"),
     states=("h",),
-    shared=("reset", "update"),
-    apart=("candidate",),
+    fused=("reset", "update"),
+    split=("candidate",),
     forward=forward,
     backward=backward,
 )

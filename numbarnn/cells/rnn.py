@@ -59,8 +59,8 @@ TANH = Cell(
     weights=TanhRNNWeights,
     gates=("unit",),
     states=("h",),
-    shared=("unit",),
-    apart=(),
+    fused=("unit",),
+    split=(),
     forward=forward_tanh,
     backward=backward_tanh,
 )
@@ -69,8 +69,8 @@ RELU = Cell(
     weights=ReLURNNWeights,
     gates=("unit",),
     states=("h",),
-    shared=("unit",),
-    apart=(),
+    fused=("unit",),
+    split=(),
     forward=forward_relu,
     backward=backward_relu,
 )

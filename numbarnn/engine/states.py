@@ -18,7 +18,7 @@ from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined
-def _hand_out(part, arguments):
+def _export(part, arguments):
     bindings, states, rows, k, count, hidden = arguments
     out = array_at(bindings[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
     for s in range(len(states)):
@@ -29,16 +29,16 @@ def _hand_out(part, arguments):
 
 
 @kernel
-def hand_out_states(team, bindings, states, rows, k, count, hidden):
+def export_states(team, bindings, states, rows, k, count, hidden):
     """Rows of the states of layer and direction k of `count` into the array of the binding STATES_OUT.
 
     That one has the shape (states, count, B, H); `rows` says, for the caller's B rows, where each stands.
     """
-    fork(team, 1, _hand_out, (bindings, states, rows, k, count, hidden))
+    fork(team, 1, _export, (bindings, states, rows, k, count, hidden))
 
 
 @inlined
-def _take_in(part, arguments):
+def _import(part, arguments):
     bindings, states, rows, k, count, hidden = arguments
     for s in range(len(states)):
         state, address = states[s], bindings[FIRST_STATE_IN + s]
@@ -54,13 +54,13 @@ def _take_in(part, arguments):
 
 
 @kernel
-def take_in_states(team, bindings, states, rows, k, count, hidden):
-    """`hand_out_states` the other way: each state has a binding and an array (count, B, H); zeros without
+def import_states(team, bindings, states, rows, k, count, hidden):
+    """`export_states` the other way: each state has a binding and an array (count, B, H); zeros without
     one.
 
     A number that is not finite becomes the bindings' FAULT.
     """
-    fork(team, 1, _take_in, (bindings, states, rows, k, count, hidden))
+    fork(team, 1, _import, (bindings, states, rows, k, count, hidden))
 
 
 @inlined

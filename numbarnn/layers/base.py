@@ -14,7 +14,7 @@ from numbarnn.devices import check_device, cuda_available
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences.layout import Layout
-from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, read_steps
+from numbarnn.sequences.reading import BatchForm, FlatBatch, check_finite, pack_steps, read_steps
 
 if TYPE_CHECKING:
     from numbarnn.layers.cuda.parameters import CudaParameters
@@ -60,7 +60,7 @@ class Layer:
         self._gradients: dict[str, np.ndarray] = {}
         self.flat_values = np.zeros(0, self.dtype)
         self.flat_gradients = np.zeros(0, self.dtype)
-        self.forget_passes()
+        self.drop_passes()
         self._packing = threading.Lock()
 
     # ---- what a layer says of itself ---------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Layer:
         """Work in another dtype from now on; for layers without parameters."""
         if np.dtype(dtype) != self.dtype:
             self.dtype = np.dtype(dtype)
-            self.forget_passes()
+            self.drop_passes()
 
     def to(self, device: str) -> Any:
         """Work on another device from now on.
@@ -125,13 +125,13 @@ class Layer:
         device = check_device(device)
         if device != self.device:
             self.device, self._on_gpu = device, None
-            self.forget_passes()
+            self.drop_passes()
         return self
 
-    def forget_passes(self) -> None:
+    def drop_passes(self) -> None:
         """Passes of earlier calls know parameters or devices that are no longer right."""
         self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
-        self._latest: tuple[Pass, Form, Layout, Form, Layout] | None = None
+        self._latest: tuple[Pass, BatchForm, Layout, BatchForm, Layout] | None = None
 
     def cuda_parameters(self) -> "CudaParameters":
         """The parameters on the GPU."""
@@ -178,7 +178,7 @@ class Layer:
             self._gradients[name] = self.flat_gradients[begin:end].reshape(shape)
             self.values[name][...] = self.initialize(name, shape, rng)
         self.input_size, self._on_gpu = input_size, None
-        self.forget_passes()
+        self.drop_passes()
         self.version += 1
 
     @property
@@ -244,7 +244,7 @@ class Layer:
         """How many numbers the parameters hold."""
         return int(self.flat_values.size)
 
-    def read_input(self, x: Any, lengths: Any, name: str = "x") -> Steps:
+    def read_input(self, x: Any, lengths: Any, name: str = "x") -> FlatBatch:
         """Check the input; a layer without a dtype of its own takes the input's."""
         dtype = np.dtype(_float_dtype_of(x)) if self.follows_input_dtype else self.dtype
         vectors, tokens = self.takes_vectors, self.takes_tokens
@@ -264,18 +264,20 @@ class Layer:
         assert self.input_size is not None
         return self.input_size
 
-    def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
+    def pack_input(self, steps: FlatBatch, layout: Layout) -> np.ndarray:
         """The matrix of inputs in packed order."""
         return pack_steps(steps, layout)
 
-    def take_pass(self, training: bool) -> Any:
+    def acquire_pass(self, training: bool) -> Any:
         """A pass that nobody uses, with the buffers of an earlier call where there is one."""
         try:
             return self._spare[training].pop()
         except IndexError:
             return self.new_pass(training)
 
-    def keep(self, run: Pass, form: Form, layout: Layout, out_form: Form, out_layout: Layout) -> None:
+    def remember_pass(
+        self, run: Pass, form: BatchForm, layout: Layout, out_form: BatchForm, out_layout: Layout
+    ) -> None:
         """A forward has succeeded: it is the latest one from now on."""
         self.release_pass()
         if run.training:
@@ -283,7 +285,7 @@ class Layer:
         elif not self._spare[False] and run.buffers.nbytes <= LARGEST_SPARE_BYTES:
             self._spare[False].append(run)
 
-    def latest_pass(self) -> tuple[Any, Form, Layout, Form, Layout]:
+    def latest_pass(self) -> tuple[Any, BatchForm, Layout, BatchForm, Layout]:
         """What the latest forward left, for one backward: it overwrites the sums that it reads."""
         if self._latest is None:
             raise RuntimeError("backward needs a forward(training=True) before it, one for each backward")

@@ -5,9 +5,9 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.engine.dense import (
     ACTIVATIONS,
-    affine_backward,
-    affine_forward,
-    affine_weight_gradients,
+    dense_backward,
+    dense_forward,
+    dense_weight_gradients,
 )
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.threads import even_cuts, run
@@ -31,7 +31,7 @@ class DensePass(Pass):
     def forward(self):
         layer, layout = self.layer, self.layout
         self.run(
-            affine_forward, self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
+            dense_forward, self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
             layout.active, layout.offset,
         )  # fmt: skip
 
@@ -46,7 +46,7 @@ class DensePass(Pass):
     def backward(self):
         layer, layout = self.layer, self.layout
         self.run(
-            affine_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_back,
+            dense_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_transposed,
             layer.zeros, self.dx, layout.active, layout.offset,
         )  # fmt: skip
         self._weight_gradients()
@@ -58,7 +58,7 @@ class DensePass(Pass):
         dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
         dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
         run(
-            affine_weight_gradients, parts, even_cuts(panels, parts), self.x, self.dsums, self.layout.total,
+            dense_weight_gradients, parts, even_cuts(panels, parts), self.x, self.dsums, self.layout.total,
             dpanels, dbias, layer.column_map, layer.gradients["weight"],
         )  # fmt: skip
         layer.gradients["bias"][:] = dbias[: layer.units]
@@ -135,7 +135,7 @@ class Dense(StatelessLayer):
         super().build(input_size, seed)
         self.column_map = identity_map(self.units, self.dtype)
         self.panels = panels_for(self.column_map.size, input_size, PANEL_VECTORS, self.dtype)
-        self.panels_back = panels_for(
+        self.panels_transposed = panels_for(
             padded(input_size, self.dtype), self.column_map.size, PANEL_VECTORS, self.dtype
         )
         self.packed_bias = aligned_zeros(self.column_map.size, self.dtype)
@@ -146,6 +146,6 @@ class Dense(StatelessLayer):
         """Bring the packed weights up to date."""
         with self._packing:
             if self._packed_version != self.version:
-                pack_matrix(self.values["weight"], self.column_map, self.panels, self.panels_back)
+                pack_matrix(self.values["weight"], self.column_map, self.panels, self.panels_transposed)
                 self.packed_bias[: self.units] = self.values["bias"]
                 self._packed_version = self.version

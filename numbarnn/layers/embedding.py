@@ -10,7 +10,7 @@ from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 from numbarnn.sequences.layout import Layout
-from numbarnn.sequences.reading import Steps, describe_place, pack_tokens
+from numbarnn.sequences.reading import FlatBatch, describe_place, pack_tokens
 
 
 @inlined
@@ -121,7 +121,7 @@ class Embedding(StatelessLayer):
     def initialize(self, name, shape, rng):
         return rng.standard_normal(shape)
 
-    def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
+    def pack_input(self, steps: FlatBatch, layout: Layout) -> np.ndarray:
         bad = np.flatnonzero((steps.values < 0) | (steps.values >= self.num_embeddings))
         valid = np.zeros(len(steps.values), np.bool_)
         for start, count in zip(steps.form.starts, steps.form.lengths, strict=True):

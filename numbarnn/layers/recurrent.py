@@ -8,15 +8,15 @@ from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.devices import is_on_gpu
-from numbarnn.engine.packing import aligned_zeros, room_for
+from numbarnn.engine.packing import aligned_zeros, empty_matrix
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALIZERS, initial_matrix
-from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, PackedDirection
 from numbarnn.layers.recurrent_pass import RecurrentPass
+from numbarnn.layers.weight_panels import PACKED_NUMBERS_WORTH_A_FORK, WeightPanels
 from numbarnn.sequences.reading import (
-    Steps,
+    FlatBatch,
     array_form,
     check_finite,
     fault_error,
@@ -70,7 +70,7 @@ class Recurrent(Layer):
         if precision != "float32" and self.dtype != np.float32:
             raise ValueError(f'precision={precision!r} needs dtype="float32", not dtype="{self.dtype}"')
         self.directions = 2 if bidirectional else 1
-        self._packed: list[PackedDirection] = []
+        self._packed: list[WeightPanels] = []
         self._packed_version = {True: -1, False: -1}  # with the weights for backward, and without
         self._zeros = np.zeros(0, self.dtype)
         self._no_states = (np.zeros((0, 0, 0), self.dtype),) * 2
@@ -130,7 +130,7 @@ class Recurrent(Layer):
         self.direction_values = self.by_direction(self.values)
         self.direction_gradients = self.by_direction(self._gradients)
         self._packed = [
-            PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
+            WeightPanels(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
             for values in self.direction_values
         ]
         self._packing_programs: dict[tuple[bool, int], Program] = {}
@@ -146,21 +146,21 @@ class Recurrent(Layer):
             result.append(tuple(arrays.get(name + suffix, NO_BIAS[self.dtype]) for name in names))
         return result
 
-    def packed(self, with_back: bool) -> list[PackedDirection]:
+    def packed(self, with_transposed: bool) -> list[WeightPanels]:
         """The packed weights, brought up to date."""
         # Most calls find everything up to date, and need no lock to see it.
-        if self._packed_version[with_back] != self.version:
+        if self._packed_version[with_transposed] != self.version:
             with self._packing:
-                if self._packed_version[with_back] != self.version:
-                    self._packing_program(with_back, get_num_threads()).run()
-                    self._packed_version[with_back] = self._packed_version[False] = self.version
+                if self._packed_version[with_transposed] != self.version:
+                    self._packing_program(with_transposed, get_num_threads()).run()
+                    self._packed_version[with_transposed] = self._packed_version[False] = self.version
         return self._packed
 
-    def _packing_program(self, with_back, threads):
-        program = self._packing_programs.get((with_back, threads))
+    def _packing_program(self, with_transposed, threads):
+        program = self._packing_programs.get((with_transposed, threads))
         if program is None:
             chains = [
-                packed.pack_calls(values, with_back, threads)
+                packed.pack_calls(values, with_transposed, threads)
                 for packed, values in zip(self._packed, self.direction_values, strict=True)
             ]
             # A thread that packs the weights of a direction has them in its cache when it runs it.
@@ -168,7 +168,7 @@ class Recurrent(Layer):
                 calls = [record_together(chains)]
             else:
                 calls = [call for chain in chains for call in chain]
-            program = self._packing_programs[with_back, threads] = Program(calls)
+            program = self._packing_programs[with_transposed, threads] = Program(calls)
         return program
 
     def zeros_for(self, width: int) -> np.ndarray:
@@ -223,14 +223,14 @@ class Recurrent(Layer):
         if not self.built:
             check_finite(steps, x_name)
             self.build(steps.width())
-        run = self.take_pass(training)
-        y = room_for(form.flat_rows, self.output_size(0), self.dtype)
-        states = self._room_for_states(form.layout.rows)
+        run = self.acquire_pass(training)
+        y = empty_matrix(form.flat_rows, self.output_size(0), self.dtype)
+        states = self._empty_states(form.layout.rows)
         fault = run.forward_on(form, seed, initial, steps.values, y, states)
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, x_name, state_name)
-        self.keep(run, form, form.layout, form, form.layout)
-        return y, self.hand_out(states)
+        self.remember_pass(run, form, form.layout, form, form.layout)
+        return y, self.export_states(states)
 
     def _fault_error(self, fault, form, x_name, state_name):
         if fault > NO_FAULT:
@@ -243,7 +243,7 @@ class Recurrent(Layer):
         if type(x) is np.ndarray and x.dtype == self.dtype and x.ndim == 3:
             rows, count, width = x.shape
             if width == self.input_size and x.size and x.flags.c_contiguous:
-                return Steps(x.reshape(rows * count, width), array_form(rows, count, lengths))
+                return FlatBatch(x.reshape(rows * count, width), array_form(rows, count, lengths))
         return super().read_input(x, lengths, name)
 
     def backward(self, dy, dstate=None, input_gradient=True):
@@ -282,13 +282,13 @@ class Recurrent(Layer):
             return cuda_calls.backward_recurrent(self, dy, dstate, input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, "dstate")
-        dx = room_for(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
-        dstates = self._room_for_states(layout.rows)
+        dx = empty_matrix(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
+        dstates = self._empty_states(layout.rows)
         fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, "dy", "dstate")
         self.release_pass()
-        return (None if dx is None else in_form(dx, form)), self.hand_out(dstates)
+        return (None if dx is None else in_form(dx, form)), self.export_states(dstates)
 
     def step(self, x_t, state=None):
         """Advance by one time step, for streaming.
@@ -320,7 +320,7 @@ class Recurrent(Layer):
             if x_t.ndim != 2:
                 raise ValueError(f"x_t must have shape (B, I), not {x_t.shape}")
             x_t = self.read_input(x_t[:, None], None, "x_t").values
-        return self._run(Steps(x_t, full_form(len(x_t), 1)), state, False, None, "x_t", "state")
+        return self._run(FlatBatch(x_t, full_form(len(x_t), 1)), state, False, None, "x_t", "state")
 
     def kernel_weights(self) -> Any:
         """The packed weights for `numbarnn.kernels`, a NamedTuple of contiguous arrays.
@@ -343,7 +343,7 @@ class Recurrent(Layer):
             from numbarnn.layers.cuda.recurrent_pass import weights_of_steps  # where a GPU is asked for
 
             return weights_of_steps(self)
-        weights = self.packed(with_back=False)[0].weights
+        weights = self.packed(with_transposed=False)[0].weights
         copies = [aligned_zeros(array.shape, self.dtype) for array in weights]
         for copy, array in zip(copies, weights, strict=True):
             copy[...] = array
@@ -368,10 +368,10 @@ class Recurrent(Layer):
         # Read-only arrays are a type of their own to Numba, which would compile for each combination.
         return np.array(arguments.finite_array(f"{name} ({label})", state, shape, self.dtype), order="C")
 
-    def _room_for_states(self, rows):
+    def _empty_states(self, rows):
         return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)
 
-    def hand_out(self, states):
+    def export_states(self, states):
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
         return states[0] if len(states) == 1 else (states[0], states[1])
 

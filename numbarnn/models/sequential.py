@@ -12,7 +12,7 @@ from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.sequences.layout import Layout, scatter_steps
-from numbarnn.sequences.reading import Form, Steps, in_form, vector_form
+from numbarnn.sequences.reading import BatchForm, FlatBatch, in_form, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples, Samples, read_samples
 from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit
@@ -449,7 +449,7 @@ class Sequential:
             raise RuntimeError(f"{what} needs to know the loss: fit the model first")
         return self._loss
 
-    def _read(self, x: Any, name: str, features: int | None = None) -> Steps:
+    def _read(self, x: Any, name: str, features: int | None = None) -> FlatBatch:
         first = self.layers[0]
         read = _cuda_calls().read_steps if self._is_there(x, name) else read_samples
         steps = read(x, self.dtype, name, time=self._needs_time, tokens=first.takes_tokens)
@@ -493,7 +493,7 @@ class Sequential:
             size = layer.output_size(size)
         return size
 
-    def _gives_sequence(self, form: Form) -> bool:
+    def _gives_sequence(self, form: BatchForm) -> bool:
         sequence = form.has_time
         for layer in self.layers:
             sequence = layer.gives_sequence(sequence)

@@ -15,7 +15,7 @@ LAYOUTS_CACHED = 16  # shapes of full arrays whose layouts are made once
 
 
 @kernel
-def _lay_out(lengths, order, sorted_lengths, places, active, offset):
+def _lay_out(lengths, order, sorted_lengths, inverse_order, active, offset):
     """Fill in the arrays of `Layout`, which names them, by counting; equal lengths keep their order."""
     steps = active.size
     count = np.zeros(steps + 1, np.int64)
@@ -30,7 +30,7 @@ def _lay_out(lengths, order, sorted_lengths, places, active, offset):
         length = lengths[row]
         order[place[length]] = row
         sorted_lengths[place[length]] = length
-        places[row] = place[length]
+        inverse_order[row] = place[length]
         place[length] += 1
     running, done = lengths.size, 0
     for t in range(steps):
@@ -63,7 +63,7 @@ class Layout:
         B, T (the longest length) and N (the sum of the lengths).
     order : int64 array (B,)
         The caller's row that stands at each place: rows are sorted by falling length.
-    places : int64 array (B,)
+    inverse_order : int64 array (B,)
         Where each of the caller's rows stands.
     lengths : int64 array (B,)
         The lengths in that order.
@@ -76,10 +76,10 @@ class Layout:
     def __init__(self, lengths: np.ndarray) -> None:
         self.rows = int(lengths.size)
         self.steps = int(lengths.max())
-        self.order, self.lengths, self.places = np.empty((3, self.rows), np.int64)
+        self.order, self.lengths, self.inverse_order = np.empty((3, self.rows), np.int64)
         self.active = np.empty(self.steps, np.int64)
         self.offset = np.empty(self.steps + 1, np.int64)
-        _lay_out(lengths, self.order, self.lengths, self.places, self.active, self.offset)
+        _lay_out(lengths, self.order, self.lengths, self.inverse_order, self.active, self.offset)
         self.total = int(self.offset[-1])
         self._cuts: dict[int, np.ndarray] = {1: np.array([0, self.rows])}
 
@@ -87,11 +87,13 @@ class Layout:
     def last(self) -> "Layout":
         """The layout of one value a sequence, in the same order of rows."""
         layout = Layout.__new__(Layout)
-        vars(layout).update(vars(full_layout(self.rows, 1)), order=self.order, places=self.places)
+        vars(layout).update(
+            vars(full_layout(self.rows, 1)), order=self.order, inverse_order=self.inverse_order
+        )
         return layout
 
     def row_cuts(self, parts: int) -> np.ndarray:
-        """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
+        """Cuts between inverse_order that share out the steps evenly: part p goes from cut p to cut p + 1."""
         cuts = self._cuts.get(parts)
         if cuts is None:
             cuts = self._cuts[parts] = cuts_between(self.lengths, parts)
@@ -120,5 +122,5 @@ def flat_rows(starts: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: np.ndarray) -> None:
-    """Write the rows of a packed matrix to their places in a flat one."""
+    """Write the rows of a packed matrix to their inverse_order in a flat one."""
     unpack_rows(packed, starts, layout.order, layout.active, layout.offset, flat)

@@ -1,4 +1,4 @@
-"""Steps of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
+"""FlatBatch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
 
 import math
 from collections.abc import Sequence

@@ -124,7 +124,7 @@ def _deactivator(code: int, dtype: str):
 
 
 def activate(code: int, sums: Any, bias: Any) -> None:
-    """sums = activation(sums + bias), by a code of ``affine.ACTIVATIONS``."""
+    """sums = activation(sums + bias), by a code of ``dense.ACTIVATIONS``."""
     launch_each(_activator(code, str(sums.dtype)), sums.size, sums, bias)
 
 

@@ -13,7 +13,7 @@ from numbarnn.engine.packing import aligned_zeros
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.sequences.layout import Layout, flat_rows
-from numbarnn.sequences.reading import Form
+from numbarnn.sequences.reading import BatchForm
 
 
 class CudaBuffers(Buffers):
@@ -40,12 +40,12 @@ def rows_of(layout: Layout) -> Rows:
     """The arrays of a layout on the GPU, which all layers of a pass read."""
     on_gpu = _rows.get(layout)
     if on_gpu is None:
-        arrays_of_layout = (layout.offset, layout.lengths, layout.order, layout.places)
+        arrays_of_layout = (layout.offset, layout.lengths, layout.order, layout.inverse_order)
         on_gpu = _rows[layout] = tuple(map(arrays().asarray, arrays_of_layout))
     return Rows(layout, *on_gpu)
 
 
-def _packed_rows(form: Form) -> Any:
+def _packed_rows(form: BatchForm) -> Any:
     """For each packed step its row in the caller's flat matrix, on the GPU; kept with the form."""
     kept = vars(form)
     if "packed_rows_on_gpu" not in kept:
@@ -53,12 +53,12 @@ def _packed_rows(form: Form) -> Any:
     return kept["packed_rows_on_gpu"]
 
 
-def to_packed(flat: Any, form: Form) -> Any:
+def to_packed(flat: Any, form: BatchForm) -> Any:
     """The caller's flat matrix, or vector of tokens, in packed order; all on the GPU."""
     return flat[_packed_rows(form)]
 
 
-def to_flat(packed: Any, form: Form) -> Any:
+def to_flat(packed: Any, form: BatchForm) -> Any:
     """`to_packed` undone; behind the end of a row there are zeros."""
     make = arrays().empty if len(packed) == form.flat_rows else arrays().zeros
     flat = make((form.flat_rows, packed.shape[1]), packed.dtype)

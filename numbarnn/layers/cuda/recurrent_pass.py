@@ -20,7 +20,7 @@ from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
 from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, to_flat, to_packed
-from numbarnn.sequences.reading import Form
+from numbarnn.sequences.reading import BatchForm as Form
 
 
 class Run(NamedTuple):

@@ -1,4 +1,4 @@
-"""Steps of gradient descent on a GPU, without a word from it until an epoch ends."""
+"""FlatBatch of gradient descent on a GPU, without a word from it until an epoch ends."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ class CudaTrainingStep:
         self.parts = [layer.cuda_parameters() for layer in trained]
         flat_values, self.gradients = join(self.parts)
         for layer in layers:
-            layer.forget_passes()
+            layer.drop_passes()
         self.updates = Updates(optimizer, flat_values, self.gradients)
         self.samples = CudaSamples(samples)
         self.chain = Chain(layers, training=True)

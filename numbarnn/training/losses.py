@@ -288,10 +288,10 @@ class MeanAbsoluteError(_Regression):
 
 @dataclass(frozen=True)
 class Huber(_Regression):
-    """Half the squared error up to `delta`, a line beyond [1]_. The score is the mean absolute error.
+    """Half the squared error up to `delta`, a line beyond. The score is the mean absolute error.
 
-    ``(x - y)**2 / 2`` where ``|x - y| <= delta``, else ``delta * (|x - y| - delta / 2)``; the mean over the
-    outputs.
+    As in [1]_: ``(x - y)**2 / 2`` where ``|x - y| <= delta``, else ``delta * (|x - y| - delta / 2)``; the
+    mean over the outputs.
 
     Parameters
     ----------

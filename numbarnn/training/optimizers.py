@@ -113,9 +113,9 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum if wanted [1]_.
+    """Stochastic gradient descent, with momentum if wanted.
 
-    ::
+    As in [1]_::
 
         g = gradient + weight_decay * value
         velocity = momentum * velocity + g
@@ -177,9 +177,9 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """FlatBatch divided by a running root mean square of the gradients [1]_.
+    """Steps divided by a running root mean square of the gradients.
 
-    ::
+    As in [1]_::
 
         g = gradient + weight_decay * value
         square = alpha * square + (1 - alpha) * g**2
@@ -238,9 +238,9 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adaptive moment estimation [1]_.
+    """Adaptive moment estimation.
 
-    ::
+    As in [1]_::
 
         g = gradient + weight_decay * value
         mean   = beta1 * mean   + (1 - beta1) * g
@@ -311,9 +311,9 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient [1]_.
+    """Adam with weight decay apart from the gradient.
 
-    As `Adam`, but for ``g = gradient``; instead, before each step,
+    As in [1]_: as `Adam`, but for ``g = gradient``; instead, before each step,
     ``value = value * (1 - learning_rate * weight_decay)``.
 
     Parameters

@@ -62,9 +62,9 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class CosineDecay(Schedule):
-    """From `initial` to `final` along half a cosine over the whole fit [1]_.
+    """From `initial` to `final` along half a cosine over the whole fit.
 
-    ``final + (initial - final) * (1 + cos(pi * epoch / epochs)) / 2``
+    ``final + (initial - final) * (1 + cos(pi * epoch / epochs)) / 2``, as in [1]_.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 ``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``; with ``others`` in place of
 a cell, the kernels of all other layers, losses and optimisers. Numba's simulator must be off, and
-``pip install ".[ptx]"`` brings the compiler.
+``pip install --group ptx`` brings the compiler.
 """
 
 import importlib.util
@@ -40,7 +40,7 @@ def program(name: str) -> Path:
     for path in sorted(path for folder in folders for path in Path(folder).rglob(f"{name}*")):
         if path.is_file() and path.stem == name:
             return path
-    raise SystemExit(f'no {name}: pip install ".[ptx]"')
+    raise SystemExit(f"no {name}: pip install --group ptx")
 
 
 def scans_of(cell, hidden, dtype, weight_dtype):
@@ -77,17 +77,17 @@ def others(dtype):
     takes = {
         "drop": (pointwise_cuda._dropper(dtype), *rows, indices, matrix, matrix, integer, bits, number, bits),
         "mean": (pointwise_cuda._means(dtype)[0], *rows, matrix, matrix),
-        "mean undone": (pointwise_cuda._means(dtype)[1], *rows, matrix, matrix),
+        "mean backward": (pointwise_cuda._means(dtype)[1], *rows, matrix, matrix),
         "max": (pointwise_cuda._maxima(dtype)[0], *rows, matrix, matrix, places),
-        "max undone": (pointwise_cuda._maxima(dtype)[1], *rows, matrix, places, matrix),
-        "embedding undone": (pointwise_cuda._adder(dtype), *rows, matrix, matrix),
+        "max backward": (pointwise_cuda._maxima(dtype)[1], *rows, matrix, places, matrix),
+        "embedding backward": (pointwise_cuda._adder(dtype), *rows, matrix, matrix),
         "sgd": (updates_cuda._sgd, *[vector] * 4, *[number] * 3, types.boolean, number),
         "rmsprop": (updates_cuda._rmsprop, *[vector] * 5, *[number] * 7),
         "adam": (updates_cuda._adam, *[vector] * 5, *[number] * 10),
     }
     for name, code in ACTIVATIONS.items():
         takes[str(name)] = pointwise_cuda._activator(code, dtype), matrix, vector
-        takes[f"{name} undone"] = pointwise_cuda._deactivator(code, dtype), matrix, matrix, matrix
+        takes[f"{name} backward"] = pointwise_cuda._deactivator(code, dtype), matrix, matrix, matrix
     for loss in LOSSES.values():
         kernel = losses_cuda.kernel_for(loss(), np.zeros((1, 2), dtype), dtype)
         takes[loss.name] = kernel, matrix, matrix, vector, vector, vector, matrix

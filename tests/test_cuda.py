@@ -1,8 +1,8 @@
 """How the GPU's scan lies on the chip, in Numba's simulator, and what all of its kernels compile to.
 
 ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py`` runs the kernels; without it they are compiled, where
-``pip install ".[ptx]"`` brought the compiler of GPU code. ``test_recurrent.py`` and ``test_layers.py`` hold
-the layers to their oracles on every device.
+``pip install --group ptx`` brought the compiler of GPU code. ``test_recurrent.py`` and ``test_layers.py``
+test the layers against their oracles on every device.
 """
 
 import functools
@@ -30,7 +30,7 @@ from conftest import (
 HAS_COMPILER = all(importlib.util.find_spec(name) for name in ("numba_cuda", "nvidia"))
 
 compiled = pytest.mark.skipif(
-    SIMULATED or not HAS_COMPILER, reason='needs pip install ".[ptx]", no simulator'
+    SIMULATED or not HAS_COMPILER, reason="needs pip install --group ptx, no simulator"
 )
 each_cell = pytest.mark.parametrize("cell", LAYERS)
 
@@ -135,7 +135,7 @@ def test_kernels_stay_in_registers(cell, capability):
 @compiled
 @pytest.mark.parametrize("capability", ["9.0"])
 @each_cell
-def test_time_loops_do_not_grow(cell, capability):
+def test_time_loops_stay_in_bounds(cell, capability):
     """The assembler's instructions; what a warp waits for is not in them."""
     found = {
         (kernel["hidden"], kernel["kernel"]): kernel["instructions of a step"]

@@ -46,7 +46,7 @@ def agreement(lines: Lines) -> list[str]:
     """The largest error of each cell and dtype or precision."""
     largest: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        cell, _, rest = line["case"].partition(" B,T,I,H=")
+        cell = line["case"].partition(" B,T,I,H=")[0]
         largest.setdefault((cell, str(line["allowed"])), []).append(line)
     rows = [
         [cell, str(len(found)), f"{max(line['largest'] for line in found):.1e}", allowed]

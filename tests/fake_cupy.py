@@ -193,8 +193,10 @@ class Gemm:
     def __init__(self, calls: list[Any]) -> None:
         self.calls = calls
 
-    def __call__(self, handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind,
-                 ldc, computing, algorithm):  # fmt: skip
+    def __call__(
+        self, handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
+        computing, algorithm,
+    ):  # fmt: skip
         self.calls.append((computing, algorithm))
         first = column_major(numbers_at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
         second = column_major(numbers_at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)

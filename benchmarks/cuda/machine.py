@@ -15,7 +15,14 @@ REPEATS = 10
 
 
 def cases(part: str, quick: bool) -> list[str]:
-    return ["versions", "card", "one launch", "ceilings", *[f"compile {cell}" for cell in CELLS]]
+    return [
+        "versions",
+        "card",
+        "one launch",
+        "ceilings",
+        *[f"compile {cell}" for cell in CELLS],
+        "two starts",
+    ]
 
 
 def run(case: str) -> dict:

@@ -30,17 +30,16 @@ class Case(NamedTuple):
 
 def cases(part: str, quick: bool) -> list[Case]:
     sizes = SIZES[:2] if quick else SIZES
-    if part == "long":
-        return [] if quick else [Case(cell, LONG, kind, {}) for kind in ALLOWED for cell in CELLS[:3]]
-    if part == "rounding":
+    cell, _, kind = part.partition(" ")
+    if cell == "long":
+        return [] if quick else [Case(each, LONG, kind, {}) for each in CELLS[:3]]
+    if cell == "rounding":
         return [
-            Case(cell, size, kind, options)
-            for kind in ("tf32", "float16")
+            Case(each, size, kind, options)
             for size in sizes[1:]
-            for cell in CELLS[:3]
+            for each in CELLS[:3]
             for options in OPTIONS[:2]
         ]
-    cell, _, kind = part.partition(" ")
     found = [
         Case(cell, size, kind or "float32", options)
         for size in sizes

@@ -37,12 +37,12 @@ PARTS = (
     "long float32", "long float64", "long tf32", "long float16",
 )  # fmt: skip
 STAGES = [
-    Stage("machine", "versions, the card, one kernel", 0.08),
-    Stage("agreement", "the GPU against the CPU", 0.27, PARTS),
+    Stage("machine", "versions, the card, one kernel", 0.06),
+    Stage("agreement", "the GPU against the CPU", 0.25, PARTS),
     Stage("usage", "fits, predictions, arrays of other libraries", 0.15),
-    Stage("beside_cudnn", "times beside cuDNN", 0.3),
-    Stage("own_kernels", "microseconds a time step of the scans", 0.1),
-    Stage("counters", "what a step of the scans waits for", 0.05),
+    Stage("beside_cudnn", "times beside cuDNN", 0.35),
+    Stage("own_kernels", "microseconds a time step of the scans", 0.08),
+    Stage("counters", "what a step of the scans waits for", 0.06),
     Stage("sanitizer", "memcheck and racecheck on tiny cases", 0.05),
 ]
 

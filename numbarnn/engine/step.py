@@ -4,7 +4,7 @@ from numba.extending import overload
 
 from numbarnn.cells import cell_forward, load_sums, panel_vectors, product_width_of, sum_count_of
 from numbarnn.engine.matmul import multiply_row
-from numbarnn.engine.scan import SMALL_WEIGHTS_BYTES, groups_at_once
+from numbarnn.engine.scan.forward import SMALL_WEIGHTS_BYTES, groups_at_once
 from numbarnn.jit.compile_cache import STEP_OPTIONS
 from numbarnn.jit.scratch import alternate, scratch
 from numbarnn.jit.vectors import lane_count, load, load_each, load_part, store, store_each, store_part

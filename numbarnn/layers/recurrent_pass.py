@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import config
 
-from numbarnn.engine import scan
+from numbarnn.engine.scan import forward as scan
 from numbarnn.engine.barrier import make_barrier
 from numbarnn.engine.fork import MOST_PARTS
 from numbarnn.engine.program import Program, address_of, make_bindings, record, record_together

@@ -1,0 +1,1 @@
+"""The time loops of the CPU: `forward`, `backward` and `weight_gradients`."""

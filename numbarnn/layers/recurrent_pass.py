@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import config
 
-from numbarnn.engine.scan import forward as scan
 from numbarnn.engine.barrier import make_barrier
 from numbarnn.engine.fork import MOST_PARTS
 from numbarnn.engine.program import Program, address_of, make_bindings, record, record_together
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.engine.rows import check_rows, clear_rows, read_rows, write_rows
+from numbarnn.engine.scan import backward, forward, weight_gradients
 from numbarnn.engine.states import add_to_state, clear, copy_states, export_states, import_states
 from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
@@ -130,7 +130,7 @@ class RecurrentPass(Pass):
         if self.training:
             saved_rows = total
         else:
-            saved_rows = max(rows, scan.ROWS_PROJECTED_AT_ONCE) if self.by_units else 0
+            saved_rows = max(rows, forward.ROWS_PROJECTED_AT_ONCE) if self.by_units else 0
         self.states = []
         self.gates = []
         for k in range(self.count):
@@ -306,8 +306,8 @@ class RecurrentPass(Pass):
             self.bindings, y_rows, y_starts,
         )  # fmt: skip
         if self.by_units:
-            return self._record_by_units(scan.forward_by_units, self.packed[k].blocks, 1, *arguments)
-        return record(scan.forward, bands.cuts, self._prefetches(), *arguments)
+            return self._record_by_units(forward.forward_by_units, self.packed[k].blocks, 1, *arguments)
+        return record(forward.forward, bands.cuts, self._prefetches(), *arguments)
 
     def _prefetches(self):
         """Whether kernels fetch what one step needs while the step before runs."""
@@ -328,7 +328,7 @@ class RecurrentPass(Pass):
         layer, bands = self.layer, self.bands
         direction = k % layer.directions
         return self.record(
-            scan.copy_outputs, bands.cuts, self.states[k][0], target, direction * layer.hidden_size,
+            forward.copy_outputs, bands.cuts, self.states[k][0], target, direction * layer.hidden_size,
             layer.hidden_size, bands.active, bands.offset, bands.state_offset, direction == 1,
         )  # fmt: skip
 
@@ -469,10 +469,10 @@ class RecurrentPass(Pass):
             bands.gate_offset, bands.state_offset, bands.dstate_offset, direction == 1,
         )  # fmt: skip
         if self.by_units:
-            vectors = PANEL_VECTORS if self.layout.rows > 1 else scan.HALF_PANEL
+            vectors = PANEL_VECTORS if self.layout.rows > 1 else backward.HALF_PANEL
             pieces = -(-self.units // lanes(layer.dtype) // vectors)
-            return self._record_by_units(scan.backward_by_units, pieces, vectors, *arguments)
-        return record(scan.backward, bands.cuts, self._prefetches(), *arguments)
+            return self._record_by_units(backward.backward_by_units, pieces, vectors, *arguments)
+        return record(backward.backward, bands.cuts, self._prefetches(), *arguments)
 
     def _output_gradient(self, direction, dy, has_dy):
         """What a direction finds in `dy`, or, where that is None, in what the caller brings."""
@@ -481,9 +481,9 @@ class RecurrentPass(Pass):
             form = self.dy_form
             like = np.empty((0, self._width), self.layer.dtype)
             starts = form.starts[bands.order]
-            return scan.OutputGradient(like, column, bands.gate_offset, True, form.flat_rows, starts)
+            return backward.OutputGradient(like, column, bands.gate_offset, True, form.flat_rows, starts)
         offset = self.outer_offset if dy is self.dy else bands.gate_offset
-        return scan.OutputGradient(dy, column, offset, has_dy, 0, NOWHERE)
+        return backward.OutputGradient(dy, column, offset, has_dy, 0, NOWHERE)
 
     def _input_gradients_call(self, k):
         layer, bands, packed = self.layer, self.bands, self.packed[k]
@@ -493,7 +493,7 @@ class RecurrentPass(Pass):
         # The second direction adds to what the first one wrote.
         start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
         return record(
-            scan.input_gradients, self.cuts if in_bands else bands.cuts, packed.weights,
+            backward.input_gradients, self.cuts if in_bands else bands.cuts, packed.weights,
             packed.input_transposed, self.gates[k], start,
             stride, dx, offset, in_bands, bands.active, bands.gate_offset,
         )  # fmt: skip
@@ -507,14 +507,14 @@ class RecurrentPass(Pass):
         jobs = self.partial_count * ranges
         gradients = self._packed_gradients(k)
         sums = record(
-            scan.weight_gradients, even_cuts(jobs, min(threads, jobs)),
+            weight_gradients.weight_gradients, even_cuts(jobs, min(threads, jobs)),
             even_cuts(packed.blocks, ranges), packed.weights, inputs.matrix, inputs.rows, self.states[k][0],
             self.gates[k], bands.partial_offset, bands.next_state_rows if direction else bands.state_rows,
             bands.gate_rows, gradients,
         )  # fmt: skip
         collected = record(
-            scan.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)), packed.weights,
-            gradients, packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
+            weight_gradients.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)),
+            packed.weights, gradients, packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
         )  # fmt: skip
         return [sums, collected]
 

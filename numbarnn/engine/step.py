@@ -8,7 +8,8 @@ from numbarnn.engine.scan.backward import SMALL_WEIGHTS_BYTES
 from numbarnn.engine.scan.forward import groups_at_once
 from numbarnn.jit.compile_cache import STEP_OPTIONS
 from numbarnn.jit.scratch import alternate, scratch
-from numbarnn.jit.vectors import lane_count, load, load_each, load_part, store, store_each, store_part
+from numbarnn.jit.vector_memory import load, load_each, load_part, store, store_each, store_part
+from numbarnn.jit.vectors import lane_count
 
 
 def advance(weights, x, states):

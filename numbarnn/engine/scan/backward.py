@@ -11,8 +11,7 @@ from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.program import INPUT, array_at
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import PANEL_VECTORS
-from numbarnn.jit.vectors import (
-    lane_count,
+from numbarnn.jit.vector_memory import (
     load,
     load_each,
     load_part,
@@ -21,6 +20,7 @@ from numbarnn.jit.vectors import (
     store_each,
     store_run,
 )
+from numbarnn.jit.vectors import lane_count
 
 SMALL_WEIGHTS_BYTES = 24 * 1024  # stay in the first-level cache from step to step, beside the other data
 # The gradients of a batch of one row are summed by halves of a panel, so that more threads have a part.

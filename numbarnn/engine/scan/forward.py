@@ -8,8 +8,7 @@ from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.program import OUTPUT, array_at
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
-from numbarnn.jit.vectors import (
-    lane_count,
+from numbarnn.jit.vector_memory import (
     load,
     load_each,
     prefetch,
@@ -19,6 +18,7 @@ from numbarnn.jit.vectors import (
     store_part,
     store_run,
 )
+from numbarnn.jit.vectors import lane_count
 
 GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them: they wait in the L2 cache
 # Where threads share hidden units: enough for whole tiles, and the first of them is not shared.

@@ -9,7 +9,8 @@ from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.scan.forward import groups_at_once
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
-from numbarnn.jit.vectors import lane_count, load, store
+from numbarnn.jit.vector_memory import load, store
+from numbarnn.jit.vectors import lane_count
 
 
 @inlined

@@ -37,7 +37,7 @@ each_cell = pytest.mark.parametrize("cell", LAYERS)
 SIZE = (4, 2, 2, 5)  # T, B, I, H
 
 # Hidden sizes to compile scans for, by compute capability; at 90 registers are fewest for what is in them.
-COMPILED_SIZES = {"7.5": (90,), "8.0": (90,), "9.0": (33, 64, 128)}
+COMPILED_SIZES = {"7.5": (90,), "8.0": (90,), "9.0": (33, 64, 128), "10.0": (90,), "12.0": (128,)}
 # The most instructions that a warp may take for a step, float32 on 9.0, by hidden size: forward and backward.
 # Lower a number where the code takes fewer; a larger one needs its reason in the commit.
 STEP_INSTRUCTIONS = {

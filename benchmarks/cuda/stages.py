@@ -36,7 +36,8 @@ STAGES = [
     Stage("machine", "versions, the card, one kernel", 0.08),
     Stage(
         "agreement", "the GPU against the CPU", 0.27,
-        ("lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding", "long"),
+        ("lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding", "long",
+         "teams"),
     ),
     Stage("usage", "fits, predictions, arrays of other libraries", 0.15),
     Stage("beside_cudnn", "times beside cuDNN", 0.3),

@@ -46,6 +46,14 @@ def shared_memory() -> int:
     return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
+def blocks_together() -> int:
+    """How many blocks can wait for one another: one on each multiprocessor of this GPU."""
+    if SIMULATED:
+        return 1
+    device = cuda.get_current_device()
+    return device.MULTIPROCESSOR_COUNT if device.COOPERATIVE_LAUNCH else 1
+
+
 class CompiledFunction:
     """A kernel compiled for arguments of these types, as the driver knows it; of numba-cuda alone."""
 
@@ -76,6 +84,18 @@ class CompiledFunction:
         (error,) = self._binding.cuLaunchKernel(
             self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, 0
         )
+        self._check(error, blocks, threads, shared_bytes)
+
+    def launch_together(
+        self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int
+    ) -> None:
+        """`launch` for blocks that wait for one another: the driver refuses more than can run at one time."""
+        (error,) = self._binding.cuLaunchCooperativeKernel(
+            self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments
+        )
+        self._check(error, blocks, threads, shared_bytes)
+
+    def _check(self, error: Any, blocks: int, threads: int, shared_bytes: int) -> None:
         if error != self._binding.CUresult.CUDA_SUCCESS:
             raise RuntimeError(
                 f"the GPU's driver refused {blocks} blocks of {threads} threads with {shared_bytes} bytes of"

@@ -12,7 +12,7 @@ STEPS_A_CALL = 10  # between two waits for the GPU, so that a step's time is not
 
 
 class CudaTrainer:
-    """The twin of `Trainer`.
+    """The counterpart of `Trainer`.
 
     Parameters
     ----------

@@ -11,39 +11,39 @@ import time
 
 import numpy as np
 
-from numbarnn.engine.barrier import arrive, leave, make_meeting, take_round
+from numbarnn.engine.barrier import arrive, leave, make_barrier, next_round
 from numbarnn.engine.fork import fork
 from numbarnn.engine.threads import run
 from numbarnn.jit.compile_cache import inlined, kernel
 
-MEETINGS, ENOUGH, RUNS = 2000, 1000, 100
+ROUNDS, ENOUGH, RUNS = 2000, 1000, 100
 
 
 @inlined
-def _meet_part(part, arguments):
-    (meeting, together) = arguments
+def _rounds_of_part(part, arguments):
+    (barrier, together) = arguments
     together[part] = 0
-    done = arrive(meeting, part)
-    while done < MEETINGS:
-        first, stop = take_round(meeting, part, done)
+    done = arrive(barrier, part)
+    while done < ROUNDS:
+        first, stop = next_round(barrier, part, done)
         together[part] += stop - first == 1
         done += 1
-    leave(meeting, done)
+    leave(barrier, done)
 
 
 @kernel
-def meet(team, meeting, together):
+def pass_barrier(team, barrier, together):
     """Two threads meet round after round, and do nothing between; counts how often they met."""
-    fork(team, 2, _meet_part, (meeting, together))
+    fork(team, 2, _rounds_of_part, (barrier, together))
 
 
-def meeting_nanoseconds() -> float:
+def barrier_nanoseconds() -> float:
     """How long two threads take to meet, in the middle of many runs; NaN where the second one never came."""
-    meeting, together = make_meeting(2, trials=False), np.zeros(2, np.int64)
+    barrier, together = make_barrier(2, trials=False), np.zeros(2, np.int64)
     taken = []
     for _ in range(RUNS):
         began = time.perf_counter()
-        run(meet, 2, meeting, together)
+        run(pass_barrier, 2, barrier, together)
         seconds = time.perf_counter() - began
         if together.min() >= ENOUGH:
             taken.append(1e9 * seconds / together.min())

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -122,7 +122,8 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
 def from_registry(name: str, given: Any, registry: Mapping[str, Callable[[], Base]], base: type[Any]) -> Base:
     """`given` itself if it is a `base`; for a name, the registry's object with its defaults."""
     if isinstance(given, base):
-        return given
+        made: Base = given
+        return made
     if isinstance(given, str):
         if given in registry:
             return registry[given]()
@@ -135,5 +136,5 @@ def from_registry(name: str, given: Any, registry: Mapping[str, Callable[[], Bas
     )
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))

@@ -61,7 +61,7 @@ def warmup(
     -----
     Compiling takes about 25 seconds for one cell and 5 for each further one, once on a machine. Tiny models
     of made-up numbers are fitted for it; nothing of that is left but the kernels: random states and the
-    number of threads are as before. What layers of several hundred units use besides (threads that share out
+    number of threads are as before. What layers of several hundred units use besides (threads that divide
     the units) is compiled when it is first used.
 
     Everything else may be used while a background thread compiles. Numba compiles one kernel at a time, so

@@ -18,7 +18,7 @@ from numba.core import caching
 from numba.core.runtime import rtsys
 
 import numbarnn
-from numbarnn.jit import compile_cache
+from numbarnn.jit import compile_cache, kernel_cache, linked_compiler
 
 PACKAGE = Path(numbarnn.__file__).parent
 
@@ -169,7 +169,7 @@ def test_edited_source_is_compiled_again(installation, program, file, old, new):
         np.testing.assert_allclose(after, np.multiply(before, 2.0), rtol=1e-6)
 
 
-COMPILED = {"kernel", "inlined", "called", "intrinsic", "overload"}
+COMPILED = {"kernel", "inlined", "noinline", "intrinsic", "overload"}
 
 
 def is_compiled(node):
@@ -217,7 +217,7 @@ def test_stamp_covers_what_kernels_use():
     [
         "from numbarnn.layers.pooling import FEW\n@kernel\ndef add(x):\n    return x + FEW",
         "from numbarnn.layers import pooling\n@inlined\ndef add(x):\n    return x + pooling.FEW",
-        "import numbarnn.layers.pooling\n@jit.called\ndef f(x):\n    return x + numbarnn.layers.pooling.FEW",
+        "import numbarnn.layers.pooling as p\n@jit.noinline\ndef add(x):\n    return x + p.FEW",
         "def make():\n    from numbarnn import devices\n    @overload(f, strict=False)\n"
         "    def for_f(x):\n        return lambda x: devices.DEVICES",
     ],
@@ -357,7 +357,7 @@ def test_folder_of_another_user_is_not_trusted(monkeypatch, tmp_path):
 
 
 def test_numba_is_as_it_was():
-    """Where this fails with a new Numba, read compile_cache.py and matmul.py against its caching.py."""
+    """Where this fails with a new Numba, read kernel_cache.py and matmul.py against its caching.py."""
     base = caching.CompileResultCacheImpl(compile_cache.cache_directory)
     assert set(vars(base)) == {"_lineno", "_locator", "_filename_base"}
     abstract = {"get_cache_path", "get_source_stamp", "get_disambiguator"}
@@ -379,11 +379,53 @@ def test_numba_is_as_it_was():
         assert list(inspect.signature(function).parameters) == parameters, function
 
 
+def changed(name, monkeypatch):
+    """Another Numba: the part of this name takes one more argument."""
+    *owner, method = name.split(".")
+    place = getattr(caching, owner[0]) if owner else caching
+    monkeypatch.setattr(place, method, lambda self, sig, target_context, other: None)
+
+
+@pytest.mark.parametrize("name", compile_cache.CACHE_PARTS)
+def test_change_of_numba_is_seen(name, monkeypatch):
+    assert compile_cache.unknown_cache_parts() == []
+    changed(name, monkeypatch)
+    assert name in compile_cache.unknown_cache_parts()
+
+
+def test_class_that_numba_lacks_is_seen(monkeypatch):
+    for name in ("_CacheLocator", "CompileResultCacheImpl", "FunctionCache", "IndexDataCacheFile"):
+        monkeypatch.delattr(caching, name)
+        assert any(part.startswith(name) for part in compile_cache.unknown_cache_parts())
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["caching.FunctionCache._load_overload = lambda self, sig: None", "del caching.IndexDataCacheFile"],
+    ids=["method", "class"],
+)
+def test_unknown_numba_works_without_a_cache(installation, change):
+    """All is computed as always, nothing is written, and one warning says why."""
+    program = f"""
+import warnings
+from numba.core import caching
+{change}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {MEAN}
+(warning,) = caught
+assert "kernels are compiled again in every process" in str(warning.message)
+"""
+    before = entries(installation.folder)
+    assert installation.start(program)[0] == installation.results[MEAN]
+    assert entries(installation.folder) == before
+
+
 def test_dispatchers_use_the_cache_they_are_given():
     assert isinstance(numba.njit(lambda x: x)._cache, caching.NullCache)
     calls = []
 
-    class Watched(compile_cache.KernelCache):
+    class Watched(kernel_cache.KernelCache):
         def load_overload(self, sig, target_context):
             calls.append("load")
 
@@ -401,11 +443,9 @@ def test_dispatchers_use_the_cache_they_are_given():
 
 def test_inlined_functions_are_linked_alone(monkeypatch):
     """No machine code is made of them: the kernel around them has it all."""
-    from numbarnn.jit import linked_compiler as lean_compiler
-
     made = []
 
-    class Library(lean_compiler.LinkedLibrary):
+    class Library(linked_compiler.LinkedLibrary):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.append(self.name)
@@ -413,7 +453,7 @@ def test_inlined_functions_are_linked_alone(monkeypatch):
         def _finalize_specific(self):
             raise AssertionError("machine code is made here")
 
-    monkeypatch.setattr(lean_compiler, "LinkedLibrary", Library)
+    monkeypatch.setattr(linked_compiler, "LinkedLibrary", Library)
 
     def twice(x):
         return 2 * x

@@ -111,8 +111,8 @@ SIZES = [
     (LSTM, "num_layers", {"hidden_size": 3}),
     (GRU, "num_layers", {"hidden_size": 3}),
     (Dense, "units", {}),
-    (Embedding, "num_embeddings", {"dim": 3}),
-    (Embedding, "dim", {"num_embeddings": 3}),
+    (Embedding, "num_embeddings", {"embedding_dim": 3}),
+    (Embedding, "embedding_dim", {"num_embeddings": 3}),
 ]
 RATES = [
     (RNN, "dropout", {"hidden_size": 3}),
@@ -162,9 +162,9 @@ def test_flags(layer_class, name, value):
         (Dense, "dtype", 64),
         (Dropout, "dtype", "float"),
         (MeanOverTime, "dtype", "complex64"),
-        (LSTM, "kernel_initializer", "identity"),
-        (GRU, "kernel_initializer", "zeros"),
-        (Dense, "kernel_initializer", None),
+        (LSTM, "weight_initializer", "identity"),
+        (GRU, "weight_initializer", "zeros"),
+        (Dense, "weight_initializer", None),
         (LSTM, "recurrent_initializer", "he_normal"),
         (RNN, "recurrent_initializer", 1),
     ],
@@ -735,7 +735,7 @@ WRONG_LABELS = table(
     ("complex", [0, 1, 1j, 1], TypeError, " must hold numbers, got dtype complex128"),
     ("a column", np.array(Y)[:, None], ValueError, r" must have shape \(n,\), labels, .* got \(4, 1\)"),
     ("ragged", [[0], [1], [1, 2], [1]], ValueError, ""),
-    ("no shares", np.full((4, 3), 0.5), ValueError, " must hold shares .* sum to 1"),
+    ("no probabilities", np.full((4, 3), 0.5), ValueError, " must hold probabilities .* sum to 1"),
 )
 WRONG_TAGS = table(
     ("fewer rows", RAGGED_Y[:2], ValueError, " must have targets for each of the 3 rows of x, not for 2"),

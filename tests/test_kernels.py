@@ -62,7 +62,7 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 def make_layer(cell, hidden_size, input_size, dtype="float32"):
     """A layer whose parameters, biases too, are all different from 0 and from each other."""
     name, options = LAYERS[cell]
-    layer = getattr(numbarnn, name)(hidden_size, dtype=dtype, kernel_initializer="pytorch", **options)
+    layer = getattr(numbarnn, name)(hidden_size, dtype=dtype, weight_initializer="pytorch", **options)
     layer.build(input_size, seed=hidden_size)
     return layer
 

@@ -1,5 +1,6 @@
 """Layers without recurrence against plain NumPy, first values of the parameters, and dropout's numbers."""
 
+import inspect
 from functools import partial
 
 import numpy as np
@@ -67,7 +68,7 @@ ACTIVATIONS = {  # the function, and its derivative from the output
 @pytest.mark.parametrize(("input_size", "units"), [(1, 1), (3, 5), (17, 4), (40, 33)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_dense(device, activation, input_size, units, dtype):
-    layer = Dense(units, activation, dtype=dtype, kernel_initializer="pytorch", device=device)
+    layer = Dense(units, activation, dtype=dtype, weight_initializer="pytorch", device=device)
     layer.build(input_size, seed=1)
     function, derivative = ACTIVATIONS[activation]
     weight, bias = (values.astype("float64") for values in layer.parameters.values())
@@ -283,7 +284,7 @@ def blocks(parameters, kind, gates):
 @each_recurrent
 def test_orthogonal_gate_by_gate(layer_class, options, gates):
     parameters = first_values(
-        layer_class, kernel_initializer="orthogonal", recurrent_initializer="orthogonal", **options
+        layer_class, weight_initializer="orthogonal", recurrent_initializer="orthogonal", **options
     )
     assert len(blocks(parameters, "weight", gates)) == 8 * gates
     for block in blocks(parameters, "weight", gates):
@@ -305,7 +306,7 @@ def test_identity(layer_class, options, gates):
 def test_glorot_fills_its_bounds(layer_class, options, gates):
     """Fans are those of one gate."""
     parameters = first_values(
-        layer_class, kernel_initializer="glorot_uniform", recurrent_initializer="glorot_uniform", **options
+        layer_class, weight_initializer="glorot_uniform", recurrent_initializer="glorot_uniform", **options
     )
     for block in blocks(parameters, "weight", gates):
         limit = np.sqrt(6.0 / sum(block.shape))
@@ -317,7 +318,7 @@ def test_glorot_fills_its_bounds(layer_class, options, gates):
 @each_recurrent
 def test_pytorch_fills_its_bounds(layer_class, options, gates):
     parameters = first_values(
-        layer_class, kernel_initializer="pytorch", recurrent_initializer="pytorch", **options
+        layer_class, weight_initializer="pytorch", recurrent_initializer="pytorch", **options
     )
     for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         values = np.concatenate([part.ravel() for name, part in parameters.items() if name.startswith(kind)])
@@ -336,14 +337,14 @@ def test_first_biases(layer_class, options, gates):
 
 
 def test_default_initializers():
-    assert (LSTM(3).kernel_initializer, LSTM(3).recurrent_initializer) == ("glorot_uniform", "orthogonal")
+    assert (LSTM(3).weight_initializer, LSTM(3).recurrent_initializer) == ("glorot_uniform", "orthogonal")
     assert RNN(3).recurrent_initializer == "orthogonal"
     assert RNN(3, activation="relu").recurrent_initializer == "identity"
 
 
 def test_first_values_of_dense():
     for name, limit in (("glorot_uniform", np.sqrt(6.0 / 70)), ("pytorch", 1.0 / np.sqrt(40))):
-        layer = Dense(30, kernel_initializer=name)
+        layer = Dense(30, weight_initializer=name)
         layer.build(40, seed=0)
         assert 0.95 * limit < np.abs(layer.parameters["weight"]).max() <= limit
         assert np.any(layer.parameters["bias"] != 0.0) == (name == "pytorch")
@@ -361,7 +362,7 @@ def test_first_values_of_an_embedding():
 MAKERS = {
     "rnn": lambda: RNN(5),
     "lstm": lambda: LSTM(5, num_layers=2),
-    "gru": lambda: GRU(5, kernel_initializer="pytorch", recurrent_initializer="glorot_uniform"),
+    "gru": lambda: GRU(5, weight_initializer="pytorch", recurrent_initializer="glorot_uniform"),
     "dense": lambda: Dense(5),
     "embedding": lambda: Embedding(5, 3),
     "model": lambda: Sequential(LSTM(5), Dense(5)),
@@ -479,3 +480,19 @@ def test_layers_know_what_they_are():
         "MaxOverTime()",
     ]
     assert numbarnn.LSTM is LSTM
+
+
+def test_recurrent_layers_take_the_same_options_by_keyword():
+    signatures = {layer: inspect.signature(layer).parameters for layer in (RNN, LSTM, GRU)}
+    common = [
+        "num_layers", "bidirectional", "bias", "dropout", "return_sequences", "dtype", "device", "precision",
+        "weight_initializer", "recurrent_initializer",
+    ]  # fmt: skip
+    own = {RNN: ["activation"], LSTM: [], GRU: ["reset_after"]}
+    for layer, parameters in signatures.items():
+        assert list(parameters) == ["hidden_size", *own[layer], *common]
+        by_keyword = {name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+        assert by_keyword == set(parameters) - {"hidden_size"}
+        # The initial recurrent weights of an RNN depend on its activation.
+        for name in set(common) - {"recurrent_initializer"}:
+            assert parameters[name].default == signatures[LSTM][name].default

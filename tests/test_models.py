@@ -380,7 +380,7 @@ def test_training_is_pytorchs():
     torch = pytest.importorskip("torch")
     from torch.nn.utils.rnn import pack_sequence
 
-    model = classifier(bidirectional=True, kernel_initializer="pytorch")
+    model = classifier(bidirectional=True, weight_initializer="pytorch")
     model.build(3, seed=0)
     lstm = torch.nn.LSTM(3, 5, bidirectional=True, dtype=torch.float64)
     dense = torch.nn.Linear(10, 2, dtype=torch.float64)

@@ -10,15 +10,15 @@ from numbarnn.cells import CELLS
 from numbarnn.engine.fork import ALONE
 from numbarnn.engine.packing import (
     ALIGNMENT,
+    empty_matrix,
     pack_recurrent,
-    pack_recurrent_back,
-    room_for,
+    pack_recurrent_transposed,
     unpack_recurrent,
 )
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.compile_cache import kernel
 from numbarnn.jit.cpu import lanes
-from numbarnn.layers.packed_direction import PackedDirection
+from numbarnn.layers.weight_panels import WeightPanels
 
 GUARD = 64  # elements around each parameter that nobody may read or write
 
@@ -29,10 +29,10 @@ SIZES_AND_PARTS = list(itertools.product([1, 3, 40], [1, 3]))  # input sizes, pa
 
 
 @kernel
-def unpack(input_panels, recurrent_panels, bias, input_map, recurrent_map, slots, cuts, gradients):
+def unpack(input_panels, recurrent_panels, bias, input_map, recurrent_map, sum_count, cuts, gradients):
     for part in range(cuts.size - 1):
         unpack_recurrent(
-            input_panels, recurrent_panels, bias, input_map, recurrent_map, slots, cuts[part],
+            input_panels, recurrent_panels, bias, input_map, recurrent_map, sum_count, cuts[part],
             cuts[part + 1], gradients,
         )  # fmt: skip
 
@@ -86,21 +86,21 @@ def test_forward_weights(cell, hidden_size, dtype):
 
 
 def check_forward_weights(cell, hidden_size, dtype, input_size, parts):
-    direction = PackedDirection(CELLS[cell], input_size, hidden_size, dtype)
+    direction = WeightPanels(CELLS[cell], input_size, hidden_size, dtype)
     parameters = guarded_parameters(cell, input_size, hidden_size, dtype)
-    packed, slots = direction.weights, CELLS[cell].slots
+    packed, sum_count = direction.weights, CELLS[cell].slots
     maps = direction.input_map, direction.recurrent_map
-    pack_recurrent(ALONE, even_cuts(direction.groups, parts), parameters, *maps, slots, *packed)
+    pack_recurrent(ALONE, even_cuts(direction.groups, parts), parameters, *maps, sum_count, *packed)
     gates = CELLS[cell].input_gates, CELLS[cell].recurrent_gates
     rows = [rows_of_columns(order, hidden_size, dtype) for order in gates]
     for panels, weight, order in zip(packed, parameters, rows, strict=False):
         expected = in_panels(rows_or_zeros(weight, order).T, panels.shape[2])
         np.testing.assert_array_equal(panels, expected)
 
-    # A group's slots: gates that share one get both biases; the input's own stand first, the others last.
+    # A group's sums: fused gates get both biases; the input's own stand first, the others last.
     width, product = lanes(dtype), len(gates[0])
-    expected = np.zeros((direction.groups, slots, width), dtype)
-    for bias, order, first in zip(parameters[2:], rows, (0, slots - product), strict=True):
+    expected = np.zeros((direction.groups, sum_count, width), dtype)
+    for bias, order, first in zip(parameters[2:], rows, (0, sum_count - product), strict=True):
         in_groups = rows_or_zeros(bias[:, None], order).reshape(direction.groups, product, width)
         expected[:, first : first + product] += in_groups
     np.testing.assert_array_equal(packed.bias, expected.reshape(-1))
@@ -115,11 +115,11 @@ def test_backward_weights(cell, hidden_size, dtype):
 
 
 def check_backward_weights(cell, hidden_size, dtype, input_size, parts):
-    direction = PackedDirection(CELLS[cell], input_size, hidden_size, dtype)
+    direction = WeightPanels(CELLS[cell], input_size, hidden_size, dtype)
     parameters = guarded_parameters(cell, input_size, hidden_size, dtype)
     maps = direction.input_map, direction.recurrent_map
-    back = direction.input_back, direction.recurrent_back
-    pack_recurrent_back(ALONE, even_cuts(maps[0].size, parts), parameters, *maps, *back)
+    back = direction.input_transposed, direction.recurrent_transposed
+    pack_recurrent_transposed(ALONE, even_cuts(maps[0].size, parts), parameters, *maps, *back)
     gates = CELLS[cell].input_gates, CELLS[cell].recurrent_gates
     for panels, weight, order in zip(back, parameters, gates, strict=False):
         rows = rows_of_columns(order, hidden_size, dtype)
@@ -135,15 +135,15 @@ def test_gradients_come_back(cell, hidden_size, dtype):
 
 
 def check_gradients_come_back(cell, hidden_size, dtype, input_size, parts):
-    direction = PackedDirection(CELLS[cell], input_size, hidden_size, dtype)
+    direction = WeightPanels(CELLS[cell], input_size, hidden_size, dtype)
     parameters = guarded_parameters(cell, input_size, hidden_size, dtype)
-    packed, slots = direction.weights, CELLS[cell].slots
+    packed, sum_count = direction.weights, CELLS[cell].slots
     maps = direction.input_map, direction.recurrent_map
-    pack_recurrent(ALONE, even_cuts(direction.groups, 1), parameters, *maps, slots, *packed)
+    pack_recurrent(ALONE, even_cuts(direction.groups, 1), parameters, *maps, sum_count, *packed)
     gradients = guarded_parameters(cell, input_size, hidden_size, dtype, fill=-1.0)
-    unpack(*packed, *maps, slots, even_cuts(direction.groups, parts), gradients)
+    unpack(*packed, *maps, sum_count, even_cuts(direction.groups, parts), gradients)
     # The gradient of a sum that has both biases is the gradient of both.
-    shared = np.repeat([gate in CELLS[cell].shared for gate in CELLS[cell].gates], hidden_size)
+    shared = np.repeat([gate in CELLS[cell].fused for gate in CELLS[cell].gates], hidden_size)
     both = parameters[2] + parameters[3]
     biases = (np.where(shared, both, bias) for bias in parameters[2:])
     for gradient, expected in zip(gradients, (*parameters[:2], *biases), strict=True):
@@ -154,7 +154,7 @@ def check_gradients_come_back(cell, hidden_size, dtype, input_size, parts):
 
 
 def test_large_results_begin_at_a_register():
-    small, large = room_for(3, 5, np.dtype("float32")), room_for(2048, 512, np.dtype("float32"))
+    small, large = empty_matrix(3, 5, np.dtype("float32")), empty_matrix(2048, 512, np.dtype("float32"))
     assert small.shape == (3, 5)
     assert large.shape == (2048, 512)
     assert large.flags.c_contiguous

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numbarnn.engine.fork import fork
-from numbarnn.engine.program import FAULT, NO_FAULT, Program, make_ports, record, record_together
+from numbarnn.engine.program import FAULT, NO_FAULT, Program, make_bindings, record, record_together
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.compile_cache import inlined, kernel
 
@@ -31,15 +31,15 @@ def add(team, cuts, source, target, factor):
 
 @inlined
 def _find_part(part, arguments):
-    ports, values = arguments
+    bindings, values = arguments
     for i in range(values.size):
         if values[i] < 0.0:
-            ports[FAULT] = i
+            bindings[FAULT] = i
 
 
 @kernel
-def find_negative(team, ports, values):
-    fork(team, 1, _find_part, (ports, values))
+def find_negative(team, bindings, values):
+    fork(team, 1, _find_part, (bindings, values))
 
 
 def numbers(seed):
@@ -47,7 +47,7 @@ def numbers(seed):
 
 
 def no_arrays():
-    """What `run_on` puts behind ports that no kernel here reads."""
+    """What `run_on` puts behind bindings that no kernel here reads."""
     return np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1, 1, 1)), (np.zeros((0, 0, 0)),) * 2
 
 
@@ -103,23 +103,23 @@ def test_calls_side_by_side_run_once_each(parts, count):
 
 
 def test_fault_stops_the_program_and_the_next_run_begins_anew():
-    ports, values, before, after = make_ports(), numbers(0), np.zeros(SIZE), np.zeros(SIZE)
+    bindings, values, before, after = make_bindings(), numbers(0), np.zeros(SIZE), np.zeros(SIZE)
     cuts = even_cuts(SIZE, 2)
     program = Program(
         [
             record(add, cuts, values, before, 1.0),
-            record(find_negative, ports, values),
+            record(find_negative, bindings, values),
             record(add, cuts, values, after, 1.0),
         ]
     )
-    assert program.run_on(ports, *no_arrays()) == NO_FAULT
+    assert program.run_on(bindings, *no_arrays()) == NO_FAULT
     np.testing.assert_array_equal(after, values)
     values[7] = -1.0
-    assert program.run_on(ports, *no_arrays()) == 7
+    assert program.run_on(bindings, *no_arrays()) == 7
     np.testing.assert_array_equal(before, numbers(0) + values)
     np.testing.assert_array_equal(after, numbers(0))
     values[7] = 1.0
-    assert program.run_on(ports, *no_arrays()) == NO_FAULT
+    assert program.run_on(bindings, *no_arrays()) == NO_FAULT
     np.testing.assert_array_equal(after, numbers(0) + values)
 
 

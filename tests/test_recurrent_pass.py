@@ -1,4 +1,4 @@
-"""How a pass is placed: batches that move in, shared units and fetching ahead change no number."""
+"""How a pass is planned: batches that fit, divided units and prefetching change no number."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size
     ]
     layers[0].build(INPUTS, seed=1)
     layers[1].build(hidden_size * layers[0].directions, seed=2)
-    lasting, moved_in = Chain(layers, training=True), count_calls("_move_in")
+    lasting, moved_in = Chain(layers, training=True), count_calls("_rebind")
     for seed in range(BATCHES):
         expected = training_step(Chain(layers, training=True), layers, ragged(seed), seed)
         y, gradients = training_step(lasting, layers, ragged(seed), seed)
@@ -86,29 +86,29 @@ def test_batches_that_move_in(cell, bidirectional, return_sequences, hidden_size
 
 
 @pytest.mark.parametrize("return_sequences", [False, True])
-def test_batch_that_does_not_fit_gets_a_place_of_its_own(return_sequences, count_calls):
+def test_batch_that_does_not_fit_is_planned_anew(return_sequences, count_calls):
     layer = numbarnn.GRU(8, dtype="float64", return_sequences=return_sequences)
     layer.build(INPUTS, seed=0)
-    chain, placed = Chain([layer], training=True), count_calls("_place")
+    chain, planned = Chain([layer], training=True), count_calls("_plan")
 
-    def placed_anew(lengths):
-        del placed[:]
+    def planned_anew(lengths):
+        del planned[:]
         found = training_step(chain, [layer], np.array(lengths), 0)
-        anew = bool(placed)
+        anew = bool(planned)
         expected = training_step(Chain([layer], training=True), [layer], np.array(lengths), 0)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1][0], expected[1][0])
         return anew
 
-    assert placed_anew([20, 10])
-    assert placed_anew([20, 11])  # more steps in all
-    assert placed_anew([22, 2])  # a longer row
-    assert placed_anew([22, 2, 2])  # more rows
-    assert placed_anew([9, 9, 1])  # far fewer steps
+    assert planned_anew([20, 10])
+    assert planned_anew([20, 11])  # more steps in all
+    assert planned_anew([22, 2])  # a longer row
+    assert planned_anew([22, 2, 2])  # more rows
+    assert planned_anew([9, 9, 1])  # far fewer steps
     without_code = bool(config.DISABLE_JIT)
-    assert placed_anew([8, 9, 1]) == without_code
-    assert placed_anew([5, 5, 5]) == without_code
-    assert placed_anew([7, 2]) == (without_code or not return_sequences)
+    assert planned_anew([8, 9, 1]) == without_code
+    assert planned_anew([5, 5, 5]) == without_code
+    assert planned_anew([7, 2]) == (without_code or not return_sequences)
 
 
 @pytest.mark.parametrize("cell", LAYERS)
@@ -116,14 +116,12 @@ def test_batch_that_does_not_fit_gets_a_place_of_its_own(return_sequences, count
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [1, 2, 9])
-def test_threads_that_share_out_hidden_units(
-    cell, bidirectional, ragged, dtype, rows, set_threads, monkeypatch
-):
+def test_threads_that_divide_hidden_units(cell, bidirectional, ragged, dtype, rows, set_threads, monkeypatch):
     """Large weights, and fewer rows than threads."""
     monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
     monkeypatch.setattr(recurrent_pass, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
-    monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_MEETING", 0)
-    monkeypatch.setattr(recurrent_pass, "FEW_ROWS_OPERATIONS_WORTH_A_MEETING", 0)
+    monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_BARRIER", 0)
+    monkeypatch.setattr(recurrent_pass, "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER", 0)
     problem = random_problem(
         cell, (rows, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
@@ -134,7 +132,7 @@ def test_threads_that_share_out_hidden_units(
         layer = make_layer(problem)
         assert_same(run_layer(layer, problem), expected)
         (run,) = layer._spare[True]
-        assert run.by_units != (bidirectional and threads == 2)  # then they share out the directions
+        assert run.by_units != (bidirectional and threads == 2)  # then they divide the directions
 
 
 @pytest.mark.parametrize("cell", LAYERS)
@@ -149,11 +147,11 @@ def test_fetching_ahead_changes_no_number(cell, bidirectional, ragged, dtype, se
         cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
     results = []
-    for least, fetches in ((recurrent_pass.FETCH_AHEAD_BYTES, False), (0, True)):
-        monkeypatch.setattr(recurrent_pass, "FETCH_AHEAD_BYTES", least)
+    for least, prefetches in ((recurrent_pass.PREFETCH_FROM_BYTES, False), (0, True)):
+        monkeypatch.setattr(recurrent_pass, "PREFETCH_FROM_BYTES", least)
         layer = make_layer(problem)
         results.append(run_layer(layer, problem))
         (run,) = layer._spare[True]
         assert run.threads == 2
-        assert run._fetches_ahead() == fetches
+        assert run._prefetches() == prefetches
     assert_same(*results)

@@ -5,7 +5,7 @@ import pytest
 from conftest import TOLERANCE
 
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.engine.program import NO_FAULT, Program, make_ports, record
+from numbarnn.engine.program import NO_FAULT, Program, make_bindings, record
 from numbarnn.engine.rows import clear_rows, read_rows, write_rows
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.bands import Bands
@@ -37,13 +37,13 @@ class Exchange:
         self.packed = aligned_zeros((layout.total, padded(size, dtype)), dtype)
         self.packed[...] = JUNK
         self.written = np.full((FLAT_ROWS, size), JUNK, dtype)
-        self.ports = make_ports()
+        self.bindings = make_bindings()
         arguments = (
-            layout.row_cuts(parts), self.ports, size, FLAT_ROWS, STARTS, layout.order, layout.active,
+            layout.row_cuts(parts), self.bindings, size, FLAT_ROWS, STARTS, layout.order, layout.active,
             layout.row_cuts(bands), bands_of(layout, bands).gate_offset, self.packed,
         )  # fmt: skip
         begins = STARTS + LENGTHS
-        tails = cuts_between(ENDS - begins, parts), self.ports, size, FLAT_ROWS, begins, ENDS
+        tails = cuts_between(ENDS - begins, parts), self.bindings, size, FLAT_ROWS, begins, ENDS
         self.program = Program(
             [
                 record(read_rows, *arguments),
@@ -54,7 +54,7 @@ class Exchange:
 
     def run(self, flat):
         no_states = np.zeros((1, 1, 1, 1), self.dtype), (np.zeros((0, 0, 0), self.dtype),) * 2
-        return self.program.run_on(self.ports, flat, self.written, *no_states)
+        return self.program.run_on(self.bindings, flat, self.written, *no_states)
 
 
 def valid_rows():

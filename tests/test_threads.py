@@ -49,9 +49,9 @@ LOOKS_FOR_COMPANY = 20_000_000  # some milliseconds
 def _wait_in_part(part, arguments):
     seen, last = arguments
     atomic_add(seen, part, 1)
-    looks = 0
-    while part == last and looks < LOOKS_FOR_COMPANY:
-        looks += 1
+    reads = 0
+    while part == last and reads < LOOKS_FOR_COMPANY:
+        reads += 1
         for other in range(last):
             if atomic_load(seen, other) > 0:
                 return

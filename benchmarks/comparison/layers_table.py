@@ -22,7 +22,7 @@ UNDISTURBED = 0.9  # share of the peak that a row must have found
 
 class Row(NamedTuple):
     """Median times in ms of one cell and shape, by library; the processor's peak in GFLOP/s meanwhile and the
-    share of it that training reached, round by round; how many nanoseconds a meeting of two threads took,
+    share of it that training reached, round by round; how many nanoseconds a barrier of two threads took,
     NaN where there were none."""
 
     cell: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     train: dict[str, float]
     peak: float
     share: float
-    meeting: float
+    barrier: float
 
 
 class Figures(NamedTuple):
@@ -62,7 +62,7 @@ def measure_layers(
             peak = operations / medians(times, "peak")[OURS.title] / 1e6
             parts = training_operations(cell, shape) / operations
             share = parts * median_ratio(times[OURS.title], "peak", "train")
-            found = peak, share, float(machine["meeting"])
+            found = peak, share, float(machine["barrier"])
             rows.append(Row(cell, shape, medians(times, "forward"), medians(times, "train"), *found))
             print(f"{cell} {shape}: {describe(rows[-1])}", file=sys.stderr, flush=True)
     return Figures(rows, list(processes))
@@ -94,11 +94,11 @@ def markdown(figures: Figures) -> list[str]:
 
 def distance(rows: list[Row]) -> str:
     """How far apart the cores of two threads were: what threads read of each other takes as long."""
-    meetings = sorted(row.meeting for row in rows if not math.isnan(row.meeting))
-    if not meetings:
+    barriers = sorted(row.barrier for row in rows if not math.isnan(row.barrier))
+    if not barriers:
         return ""
-    middle = statistics.median(meetings)
-    return f" Two threads met in {middle:.0f} ns ({meetings[0]:.0f} to {meetings[-1]:.0f}, row by row)."
+    middle = statistics.median(barriers)
+    return f" Two threads met in {middle:.0f} ns ({barriers[0]:.0f} to {barriers[-1]:.0f}, row by row)."
 
 
 def half(figures: Figures, kind: str) -> list[str]:

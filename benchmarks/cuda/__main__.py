@@ -2,8 +2,8 @@
 
 It runs in stages, what is wanted most first. Each has processes of its own and a time limit, writes a line
 for each case as soon as it is done, and none can stop the next one. A failure prints its case, the numbers
-and the traceback. DIR gets `results.jsonl`, a line for each case, and `cuda.md`, the tables. The last lines say how
-many cases of each stage passed, failed and were not reached.
+and the traceback. DIR gets `results.jsonl`, a line for each case, and `cuda.md`, the tables. The last lines
+say how many cases of each stage passed, failed and were not reached.
 """
 
 import argparse

@@ -35,25 +35,23 @@ class Case(NamedTuple):
 
 def cases(part: str, quick: bool) -> list[Case]:
     sizes = SIZES[:2] if quick else SIZES
-    if part == "long":
-        return [] if quick else [Case(cell, LONG, kind, {}) for kind in ALLOWED for cell in CELLS[:3]]
-    if part == "teams":
-        return [
-            Case(cell, size, kind, options)
-            for size in (TEAM_SIZES[:2] if quick else TEAM_SIZES)
-            for kind in ("float32", "float64", "float16")
-            for cell in CELLS[:3]
-            for options in OPTIONS[:2]
-        ]
-    if part == "rounding":
-        return [
-            Case(cell, size, kind, options)
-            for kind in ("tf32", "float16")
-            for size in sizes[1:]
-            for cell in CELLS[:3]
-            for options in OPTIONS[:2]
-        ]
     cell, _, kind = part.partition(" ")
+    if cell == "long":
+        return [] if quick else [Case(each, LONG, kind, {}) for each in CELLS[:3]]
+    if cell == "teams":
+        return [
+            Case(each, size, kind or "float32", options)
+            for size in (TEAM_SIZES[:2] if quick else TEAM_SIZES)
+            for each in CELLS[:3]
+            for options in OPTIONS[:2]
+        ]
+    if cell == "rounding":
+        return [
+            Case(each, size, kind, options)
+            for size in sizes[1:]
+            for each in CELLS[:3]
+            for options in OPTIONS[:2]
+        ]
     found = [
         Case(cell, size, kind or "float32", options)
         for size in sizes

@@ -14,7 +14,7 @@ def markdown(lines: Lines) -> str:
     passed = [line for line in lines if "error" not in line]
     parts = [machine(of(passed, "machine")), agreement(of(passed, "agreement"))]
     parts += [usage(of(passed, "usage")), beside_cudnn(of(passed, "beside_cudnn"))]
-    parts += [own_kernels(of(passed, "own_kernels")), failures(lines)]
+    parts += [own_kernels(of(passed, "own_kernels")), counters(of(passed, "counters")), failures(lines)]
     return "\n".join(text for part in parts if part for text in [*part, ""])
 
 
@@ -46,7 +46,7 @@ def agreement(lines: Lines) -> list[str]:
     """The largest error of each cell and dtype or precision."""
     largest: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        cell, _, rest = line["case"].partition(" B,T,I,H=")
+        cell = line["case"].partition(" B,T,I,H=")[0]
         largest.setdefault((cell, str(line["allowed"])), []).append(line)
     rows = [
         [cell, str(len(found)), f"{max(line['largest'] for line in found):.1e}", allowed]
@@ -103,6 +103,11 @@ def own_kernels(lines: Lines) -> list[str]:
         for line in lines
     ]  # fmt: skip
     return rows and ["### A time step of the scans, microseconds", "", *table(header, rows, 1)]
+
+
+def counters(lines: Lines) -> list[str]:
+    title = ["### What a step of the scans waits for: warps that wait for each instruction issued", ""]
+    return lines and [*title, *[f"- {line['case']}: {pairs(line)}" for line in lines]]
 
 
 def failures(lines: Lines) -> list[str]:

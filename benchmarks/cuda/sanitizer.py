@@ -21,7 +21,9 @@ def cases(part: str, quick: bool) -> list[str]:
 
 
 def run(case: str) -> dict:
-    command = ["compute-sanitizer", "--tool", case, "--error-exitcode", "9", sys.executable, "-c", TINY]
+    # Libraries ask the driver for functions that it may not have; that is no error.
+    options = ["--tool", case, "--error-exitcode", "9", *["--report-api-errors=no"] * (case == "memcheck")]
+    command = ["compute-sanitizer", *options, sys.executable, "-c", TINY]
     done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stdout + done.stderr)[-4000:]
     if done.returncode != 0:

@@ -1,7 +1,7 @@
 """The process of a stage: ``python -m benchmarks.cuda.stage NAME PART FIRST QUICK``.
 
-The stage's module has ``cases(part, quick)``, the cases in their order, and ``run(case)``, which gives what is to
-be written down of one, or raises. Each case becomes a line of JSON on stdout.
+The stage's module has ``cases(part, quick)``, the cases in their order, and ``run(case)``, which gives what
+is to be written down of one, or raises. Each case becomes a line of JSON on stdout.
 """
 
 import importlib

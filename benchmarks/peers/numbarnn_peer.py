@@ -7,7 +7,7 @@ import numpy as np
 import numbarnn
 from benchmarks import vowels
 from benchmarks.comparison.work import Work
-from benchmarks.distance import meeting_nanoseconds
+from benchmarks.distance import barrier_nanoseconds
 from benchmarks.peak import Peak
 from benchmarks.problems import (
     RAGGED_OPTIONS,
@@ -78,7 +78,7 @@ def machine(threads: int) -> Work:
     """Of the machine itself: operations in a call of "peak", and how long two threads take to meet."""
 
     def results() -> dict[str, np.ndarray]:
-        meeting = meeting_nanoseconds() if threads > 1 else np.nan
-        return {"operations": np.array(chains(threads).operations), "meeting": np.array(meeting)}
+        barrier = barrier_nanoseconds() if threads > 1 else np.nan
+        return {"operations": np.array(chains(threads).operations), "barrier": np.array(barrier)}
 
     return Work({}, results)

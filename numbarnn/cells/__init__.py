@@ -31,16 +31,16 @@ def cell_forward(weights, sums, states):
 
 
 def cell_backward(weights, saved, previous, new, dstates):
-    """``(dsums, dprevious)``: one step of the cell that `weights` belongs to, undone."""
+    """``(dsums, dprevious)``: backward of one step of the cell that `weights` belongs to."""
     return _BY_WEIGHTS[type(weights)].backward(saved, previous, new, dstates)
 
 
-def slots(weights):
+def sum_count_of(weights):
     """Sums kept for a hidden unit; a constant in kernels."""
     return _BY_WEIGHTS[type(weights)].slots
 
 
-def window(weights):
+def product_width_of(weights):
     """Sums that one of the two products fills; a constant in kernels."""
     return _BY_WEIGHTS[type(weights)].window
 
@@ -51,7 +51,7 @@ def panel_vectors(weights):
 
 
 def load_sums(weights, gates, index):
-    """The sums of one group of hidden units, a vector a slot."""
+    """The sums of one group of hidden units, a vector a sum."""
     return load_run(gates, index, _BY_WEIGHTS[type(weights)].slots)
 
 
@@ -72,14 +72,14 @@ def _overload_backward(weights, saved, previous, new, dstates):
     return lambda weights, saved, previous, new, dstates: step(saved, previous, new, dstates)
 
 
-@overload(slots, target="generic")
-def _overload_slots(weights):
+@overload(sum_count_of, target="generic")
+def _overload_sum_count_of(weights):
     number = _cell_of(weights).slots
     return lambda weights: number
 
 
-@overload(window, target="generic")
-def _overload_window(weights):
+@overload(product_width_of, target="generic")
+def _overload_product_width_of(weights):
     number = _cell_of(weights).window
     return lambda weights: number
 

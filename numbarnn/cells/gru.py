@@ -38,7 +38,7 @@ def forward(sums, states):
 
 
 def backward(saved, previous, new, dstates):
-    """`forward` undone, last line first: gradients of the sums, and of the state by the direct path."""
+    """Backward of `forward`, last line first: gradients of the sums, and of the state by the direct path."""
     n, r, z, n_recurrent = saved
     (h,) = previous
     (dh_new,) = dstates
@@ -55,8 +55,8 @@ GRU = Cell(
     weights=GRUWeights,
     gates=("reset", "update", "candidate"),
     states=("h",),
-    shared=("reset", "update"),
-    apart=("candidate",),
+    fused=("reset", "update"),
+    split=("candidate",),
     forward=forward,
     backward=backward,
 )

@@ -42,7 +42,8 @@ def forward(sums, states):
 
 
 def backward(saved, previous, new, dstates):
-    """`forward` undone, last line first: gradients of the sums, and of the states by the direct paths."""
+    """Backward of `forward`, last line first: gradients of the sums, and of the states by the direct
+    paths."""
     i, f, g, o = saved
     _, c = previous
     _, c_new = new
@@ -67,8 +68,8 @@ LSTM = Cell(
     weights=LSTMWeights,
     gates=("input", "forget", "candidate", "output"),
     states=("h", "c"),
-    shared=("input", "forget", "candidate", "output"),
-    apart=(),
+    fused=("input", "forget", "candidate", "output"),
+    split=(),
     forward=forward,
     backward=backward,
     forget_gate="forget",

@@ -39,7 +39,8 @@ def forward_tanh(sums, states):
 
 
 def backward_tanh(saved, previous, new, dstates):
-    """`forward_tanh` undone: gradients of the sum, and of the state by the direct path (there is none)."""
+    """Backward of `forward_tanh`: gradients of the sum, and of the state by the direct path (there is
+    none)."""
     return (dstates[0] * tanh_derivative(saved[0]),), (zero_like(dstates[0]),)
 
 
@@ -50,7 +51,7 @@ def forward_relu(sums, states):
 
 
 def backward_relu(saved, previous, new, dstates):
-    """`forward_relu` undone; the derivative at 0 is 0, as in PyTorch."""
+    """Backward of `forward_relu`; the derivative at 0 is 0, as in PyTorch."""
     return (select(saved[0] > 0.0, dstates[0], 0.0),), (zero_like(dstates[0]),)
 
 
@@ -59,8 +60,8 @@ TANH = Cell(
     weights=TanhRNNWeights,
     gates=("unit",),
     states=("h",),
-    shared=("unit",),
-    apart=(),
+    fused=("unit",),
+    split=(),
     forward=forward_tanh,
     backward=backward_tanh,
 )
@@ -69,8 +70,8 @@ RELU = Cell(
     weights=ReLURNNWeights,
     gates=("unit",),
     states=("h",),
-    shared=("unit",),
-    apart=(),
+    fused=("unit",),
+    split=(),
     forward=forward_relu,
     backward=backward_relu,
 )

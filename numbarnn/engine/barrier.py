@@ -1,23 +1,23 @@
-"""Meetings: parts of one fork that need each other's results round after round.
+"""Barriers: parts of one fork that need each other's results round after round.
 
 A part that waits for another one must be sure that the other one runs. Whether it does is not known when a
 kernel forks (see ``fork.py``): a worker may sleep, and without a team parts run one after the other. So
-whoever comes first, the *leader*, runs all parts of a round, until every part has a thread; from then on
+the first one to arrive, the *leader*, runs all parts of a round, until every part has a thread; from then on
 each thread runs its own part and waits for the others between rounds::
 
-    done = arrive(meeting, part)
+    done = arrive(barrier, part)
     while done < rounds:
-        first, stop = take_round(meeting, part, done)
+        first, stop = next_round(barrier, part, done)
         ...                                # the parts from `first` to `stop` of round number `done`
         done += 1
-    leave(meeting, done)
+    leave(barrier, done)
 
-What a meeting costs depends on where the system has put the threads: a tenth of a microsecond on cores that
+The cost of a barrier depends on the cores that the threads run on: a tenth of a microsecond on cores that
 share a cache, one microsecond on cores far apart. Where rounds are that short, a run every few milliseconds
-is a *trial*: some rounds of it are timed alone, some together, and its other rounds and the runs up to the
-next trial go the way that was faster.
+is a *trial*: some of its rounds are timed with the leader alone, some with all threads. Its other rounds, and
+the runs up to the next trial, use what was faster.
 
-A meeting is an int64 array of `make_meeting`.
+A barrier is an int64 array of `make_barrier`.
 """
 
 import sys
@@ -30,8 +30,8 @@ from numba.extending import overload
 from numbarnn.jit.atomics import atomic_add, atomic_load, atomic_store, relax
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 
-# Words of a meeting. On a cache line of its own each: how many parts have begun, one more than the first
-# round that all are there for, how many have left, and from PROGRESS on the round that each part is in.
+# Words of a barrier. On a cache line of its own each: how many parts have begun, one more than the first
+# round that all have arrived for, how many have left, and from PROGRESS on the round that each part is in.
 # Between runs they are 0. On two more lines are the leader's notes, which stay.
 LINE_WORDS = 8
 ARRIVED, TOGETHER, LEFT, NOTES = range(0, 4 * LINE_WORDS, LINE_WORDS)
@@ -45,24 +45,24 @@ ALONE_FROM, ALONE_TO, TOGETHER_FROM, TOGETHER_TO = 1, 9, 11, 19
 BETWEEN_TRIALS = 0.02  # seconds
 NO_TRIALS = np.iinfo(np.int64).max  # in NEXT_TRIAL
 DISMISSED = np.iinfo(np.int64).max  # in TOGETHER: no round of this run is for all
-WORTH_MEETING = 7 / 8  # of the time alone, for other threads have something better to do
+WORTH_SHARING = 7 / 8  # of the time alone: other threads may have other work
 
-# Looks at a word before a thread takes it easier, and before the processor is offered to another thread: the
+# Reads of a word before a thread relaxes, and before the processor is offered to another thread: the
 # system may have put the very thread that we wait for on our own core, and NumPy's threads want to work
 # between our kernels.
-LOOKS_BEFORE_RELAXING = 200
-LOOKS_BEFORE_YIELD = 1000
+READS_BEFORE_RELAXING = 200
+READS_BEFORE_YIELD = 1000
 
 
-def make_meeting(parts: int, trials: bool) -> np.ndarray:
-    """A meeting of so many parts; with trials, or always together."""
-    meeting = np.zeros(PROGRESS + parts * LINE_WORDS, np.int64)
-    meeting[CLOCK_ADDRESS] = meeting.ctypes.data + CLOCK * WORD_BYTES
-    meeting[NEXT_TRIAL] = 0 if trials else NO_TRIALS
-    return meeting
+def make_barrier(parts: int, trials: bool) -> np.ndarray:
+    """A barrier of `parts` parts; with trials, or always together."""
+    barrier = np.zeros(PROGRESS + parts * LINE_WORDS, np.int64)
+    barrier[CLOCK_ADDRESS] = barrier.ctypes.data + CLOCK * WORD_BYTES
+    barrier[NEXT_TRIAL] = 0 if trials else NO_TRIALS
+    return barrier
 
 
-def read_clock(meeting):
+def read_clock(barrier):
     """The time, in a unit that depends on the system."""
     return time.perf_counter_ns()
 
@@ -73,10 +73,10 @@ if sys.platform == "win32":
     CLOCK_PAUSE = int(BETWEEN_TRIALS * 1e7)  # it counts ten million a second
 
     @overload(read_clock, jit_options=INLINED_OPTIONS)
-    def _overload_read_clock(meeting):
-        def count(meeting):
-            _read(meeting[CLOCK_ADDRESS])
-            return meeting[CLOCK]
+    def _overload_read_clock(barrier):
+        def count(barrier):
+            _read(barrier[CLOCK_ADDRESS])
+            return barrier[CLOCK]
 
         return count
 else:
@@ -87,10 +87,10 @@ else:
     CLOCK_PAUSE = int(BETWEEN_TRIALS * NANOSECONDS)
 
     @overload(read_clock, jit_options=INLINED_OPTIONS)
-    def _overload_read_clock(meeting):
-        def nanoseconds(meeting):
-            _read(_MONOTONIC, meeting[CLOCK_ADDRESS])
-            return meeting[CLOCK] * NANOSECONDS + meeting[CLOCK + 1]
+    def _overload_read_clock(barrier):
+        def nanoseconds(barrier):
+            _read(_MONOTONIC, barrier[CLOCK_ADDRESS])
+            return barrier[CLOCK] * NANOSECONDS + barrier[CLOCK + 1]
 
         return nanoseconds
 
@@ -98,80 +98,80 @@ else:
 @inlined
 def wait_for(words, index, least):
     """Wait until a number of a shared array has grown to `least`."""
-    looks = 0
+    reads = 0
     while atomic_load(words, index) < least:
-        looks += 1
-        if looks > LOOKS_BEFORE_RELAXING:
+        reads += 1
+        if reads > READS_BEFORE_RELAXING:
             relax()
-            if looks == LOOKS_BEFORE_YIELD:
-                looks = 0
+            if reads == READS_BEFORE_YIELD:
+                reads = 0
                 yield_processor()
 
 
 @inlined
-def _parts(meeting):
-    return (meeting.size - PROGRESS) // LINE_WORDS
+def _parts(barrier):
+    return (barrier.size - PROGRESS) // LINE_WORDS
 
 
 @inlined
-def arrive(meeting, part):
+def arrive(barrier, part):
     """The first round for this part."""
-    if atomic_add(meeting, ARRIVED, 1) == 0:
-        meeting[LEADER], meeting[APART] = part, 0
-        if meeting[NEXT_TRIAL] != NO_TRIALS:
-            now = read_clock(meeting)
-            meeting[ON_TRIAL] = 1 if now > meeting[NEXT_TRIAL] else 0
-            if meeting[ON_TRIAL]:
-                meeting[NEXT_TRIAL] = now + CLOCK_PAUSE
-        if meeting[BETTER_ALONE] and not meeting[ON_TRIAL]:
-            atomic_store(meeting, TOGETHER, DISMISSED)
+    if atomic_add(barrier, ARRIVED, 1) == 0:
+        barrier[LEADER], barrier[APART] = part, 0
+        if barrier[NEXT_TRIAL] != NO_TRIALS:
+            now = read_clock(barrier)
+            barrier[ON_TRIAL] = 1 if now > barrier[NEXT_TRIAL] else 0
+            if barrier[ON_TRIAL]:
+                barrier[NEXT_TRIAL] = now + CLOCK_PAUSE
+        if barrier[BETTER_ALONE] and not barrier[ON_TRIAL]:
+            atomic_store(barrier, TOGETHER, DISMISSED)
         return 0
-    wait_for(meeting, TOGETHER, 1)
-    return atomic_load(meeting, TOGETHER) - 1
+    wait_for(barrier, TOGETHER, 1)
+    return atomic_load(barrier, TOGETHER) - 1
 
 
 @inlined
-def take_round(meeting, part, done):
+def next_round(barrier, part, done):
     """Begin a round, all parts having done the ones before; which parts to run: all, one or none."""
-    parts, leads = _parts(meeting), meeting[LEADER] == part
-    if meeting[ON_TRIAL] and leads and done <= TOGETHER_TO:
-        _time_round(meeting, done)
-    if atomic_load(meeting, TOGETHER) == DISMISSED:
+    parts, leads = _parts(barrier), barrier[LEADER] == part
+    if barrier[ON_TRIAL] and leads and done <= TOGETHER_TO:
+        _time_round(barrier, done)
+    if atomic_load(barrier, TOGETHER) == DISMISSED:
         return 0, parts
-    if atomic_load(meeting, TOGETHER) == 0:
-        if (meeting[ON_TRIAL] and done != ALONE_TO) or atomic_load(meeting, ARRIVED) < parts:
+    if atomic_load(barrier, TOGETHER) == 0:
+        if (barrier[ON_TRIAL] and done != ALONE_TO) or atomic_load(barrier, ARRIVED) < parts:
             return 0, parts
-        atomic_store(meeting, TOGETHER, done + 1)
-    if meeting[APART] == 0 or done <= meeting[APART]:
-        atomic_store(meeting, PROGRESS + part * LINE_WORDS, done)
+        atomic_store(barrier, TOGETHER, done + 1)
+    if barrier[APART] == 0 or done <= barrier[APART]:
+        atomic_store(barrier, PROGRESS + part * LINE_WORDS, done)
         for other in range(parts):
-            wait_for(meeting, PROGRESS + other * LINE_WORDS, done)
+            wait_for(barrier, PROGRESS + other * LINE_WORDS, done)
     # The leader said so before it began this round, if it did.
-    if meeting[APART] == 0 or done < meeting[APART]:
+    if barrier[APART] == 0 or done < barrier[APART]:
         return part, part + 1
     return (0, parts) if leads else (part, part)
 
 
 @inlined
-def _time_round(meeting, done):
+def _time_round(barrier, done):
     if done == ALONE_FROM or done == TOGETHER_FROM:
-        meeting[BEGAN] = read_clock(meeting)
+        barrier[BEGAN] = read_clock(barrier)
     elif done == ALONE_TO:
-        meeting[ALONE_TOOK] = read_clock(meeting) - meeting[BEGAN]
+        barrier[ALONE_TOOK] = read_clock(barrier) - barrier[BEGAN]
         # A run may end before it is known what together takes.
-        meeting[BETTER_ALONE] = 1 if atomic_load(meeting, ARRIVED) < _parts(meeting) else 0
-    elif done == TOGETHER_TO and atomic_load(meeting, TOGETHER) > 0:
-        took = read_clock(meeting) - meeting[BEGAN]
-        meeting[BETTER_ALONE] = 1 if took > WORTH_MEETING * meeting[ALONE_TOOK] else 0
-        if meeting[BETTER_ALONE]:
-            meeting[APART] = done
+        barrier[BETTER_ALONE] = 1 if atomic_load(barrier, ARRIVED) < _parts(barrier) else 0
+    elif done == TOGETHER_TO and atomic_load(barrier, TOGETHER) > 0:
+        took = read_clock(barrier) - barrier[BEGAN]
+        barrier[BETTER_ALONE] = 1 if took > WORTH_SHARING * barrier[ALONE_TOOK] else 0
+        if barrier[BETTER_ALONE]:
+            barrier[APART] = done
 
 
 @inlined
-def leave(meeting, done):
+def leave(barrier, done):
     """A part has seen its last round."""
-    if atomic_load(meeting, TOGETHER) == 0:
-        atomic_store(meeting, TOGETHER, done + 1)
-    if atomic_add(meeting, LEFT, 1) == _parts(meeting) - 1:
-        meeting[:NOTES] = 0
-        meeting[PROGRESS:] = 0
+    if atomic_load(barrier, TOGETHER) == 0:
+        atomic_store(barrier, TOGETHER, done + 1)
+    if atomic_add(barrier, LEFT, 1) == _parts(barrier) - 1:
+        barrier[:NOTES] = 0
+        barrier[PROGRESS:] = 0

@@ -51,17 +51,17 @@ def _forward_rows(part, arguments):
 
 
 @kernel
-def affine_forward(team, cuts, x, panels, bias, y, activation, active, offset):
+def dense_forward(team, cuts, x, panels, bias, y, activation, active, offset):
     """y = activation(x @ W.T + bias)."""
     fork(team, cuts.size - 1, _forward_rows, (cuts, x, panels, bias, y, activation, active, offset))
 
 
 @inlined
 def _backward_rows(part, arguments):
-    cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset = arguments
+    cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset = arguments
     row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(dy)
-    units, panel = panels_back.shape[1], panels_back.shape[2]
+    units, panel = panels_transposed.shape[1], panels_transposed.shape[2]
     y_stride, dx_stride = dy.shape[1], dx.shape[1]
     for t in range(active.size):
         first, rows = _segment(t, active, offset, row_start, row_stop)
@@ -80,18 +80,18 @@ def _backward_rows(part, arguments):
             multiply(
                 dx, first * dx_stride, dx_stride, zeros, 0, 0, panel, rows,
                 dsums, first * y_stride, y_stride, 1, 1, units, 0,
-                panels_back, 0, units * panel, panel, panel // width, 0, dx_stride // width,
+                panels_transposed, 0, units * panel, panel, panel // width, 0, dx_stride // width,
             )  # fmt: skip
 
 
 @kernel
-def affine_backward(team, cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset):
+def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset):
     """dsums = dy times the derivative of the activation; dx = dsums @ W, if dx has rows."""
     fork(
         team,
         cuts.size - 1,
         _backward_rows,
-        (cuts, y, dy, dsums, activation, panels_back, zeros, dx, active, offset),
+        (cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset),
     )
 
 
@@ -130,7 +130,7 @@ def _weight_gradient_panels(part, arguments):
 
 
 @kernel
-def affine_weight_gradients(team, cuts, x, dsums, total, dpanels, dbias, column_map, dweight):
+def dense_weight_gradients(team, cuts, x, dsums, total, dpanels, dbias, column_map, dweight):
     """dweight and the padded dbias; `cuts` are between the panels of one part and the next.
 
     Sums run over the valid steps in their order in memory, whatever the number of threads.

@@ -1,19 +1,20 @@
-"""Fork and join inside compiled code: parts of a kernel side by side on threads that wait in compiled code.
+"""Fork and join inside compiled code: parts of a kernel in parallel on threads that wait in compiled code.
 
 A kernel calls ``fork(team, parts, body, arguments)``. It publishes a job, `body` and its arguments, on the
-team's board; the caller and every worker of the team that is awake take parts until none is left. Nobody
-holds the interpreter's lock, so that a fork costs about a microsecond, and a worker that is late (asleep, or
-without a core) costs nothing: the others do its parts. What a part computes must not depend on who runs it.
+team's board; the caller and every worker of the team that is awake take parts until none is left. No
+thread holds the interpreter's lock, so that a fork costs about a microsecond, and a worker that is late
+(asleep, or without a core) costs nothing: the others do its parts. What a part computes must not depend on
+who runs it.
 
 The board is an int64 array. Its first word holds the number of the job and the parts not yet taken, so that
 one compare-exchange both takes a part and makes sure that the job is still the same: as long as a taken part
-is not done, the caller waits, and the job's arguments live.
+is not done, the caller waits, and the job's arguments stay valid.
 
 Every thread has a part of its own that it takes first, the same at every fork, for it has what that part
-worked on in its cache. When threads took whichever part came next, and one fork in eight went the other way
-round, the passes of a small layer took 1.3 to 1.5 times as long.
+worked on in its cache. When threads took whichever part came next, and one fork in eight exchanged the
+parts, the passes of a small layer took 1.3 to 1.5 times as long.
 
-In place of a team a kernel may get a *record* (see ``program.py``): then it runs nothing, and writes down
+In place of a team a kernel may get a *record* (see ``program.py``): then it runs nothing, and records
 what it would have run.
 """
 
@@ -26,7 +27,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-from numbarnn.engine.barrier import LOOKS_BEFORE_YIELD, wait_for, yield_processor
+from numbarnn.engine.barrier import READS_BEFORE_YIELD, wait_for, yield_processor
 from numbarnn.engine.tile import SHARED
 from numbarnn.jit.atomics import atomic_add, atomic_load, atomic_store, compare_exchange
 from numbarnn.jit.compile_cache import inlined, kernel
@@ -43,7 +44,7 @@ PARTS_MASK = (1 << MOST_PARTS) - 1
 # A team of one: parts run one after the other.
 ALONE = np.zeros(0, np.int64)
 
-# Words of a record: the function of a part, how many parts, where the record itself lies, and the
+# Words of a record: the function of a part, how many parts, the address of the record itself, and the
 # arguments. It is longer than a board, which tells the two apart.
 RECORD_FUNCTION, RECORD_PARTS, RECORD_ADDRESS, RECORD_ARGUMENTS = 0, 1, 2, 3
 RECORD_WORDS = 512
@@ -51,18 +52,18 @@ WORD_BYTES = 8
 
 
 def fork(team, parts, body, arguments):
-    """Run ``body(part, arguments)`` for every part, side by side; return when all are done.
+    """Run ``body(part, arguments)`` for every part, in parallel; return when all are done.
 
     Parameters
     ----------
     team : int64 array
-        The board of a team of threads, or `ALONE`, or a record to write down.
+        The board of a team of threads, or `ALONE`, or a record to fill.
     parts : int
         How many parts there are.
     body : function
         An `inlined` function that returns nothing.
     arguments : tuple
-        What all parts get.
+        The same for all parts.
     """
     for part in range(parts):
         body(part, arguments)
@@ -185,12 +186,12 @@ def take_parts(team, own):
 
 
 @kernel
-def serve(team, own, idle_looks):
-    """A worker's life while it is awake: take parts, until for so many looks there was none."""
+def serve(team, own, idle_reads):
+    """A worker's life while it is awake: take parts, until `idle_reads` reads found none."""
     idle = 0
-    while idle < idle_looks:
+    while idle < idle_reads:
         idle = 0 if take_parts(team, own) else idle + 1
-        if idle % LOOKS_BEFORE_YIELD == LOOKS_BEFORE_YIELD - 1:
+        if idle % READS_BEFORE_YIELD == READS_BEFORE_YIELD - 1:
             yield_processor()
 
 

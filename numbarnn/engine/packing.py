@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from numbarnn.engine.fork import fork
-from numbarnn.jit.compile_cache import called, inlined, kernel
+from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.cpu import lanes, padded, registers
 from numbarnn.jit.vectors import (
     lane_count,
@@ -31,10 +31,10 @@ def aligned_zeros(shape, dtype) -> np.ndarray:
     return _aligned(np.zeros, shape, np.dtype(dtype))
 
 
-def room_for(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
+def empty_matrix(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
     """A matrix whose numbers are still to be written; a large one begins at the boundary of a register.
 
-    NumPy's large arrays begin 16 bytes behind one, so that each vector lies in two lines of the cache: the
+    NumPy's large arrays begin 16 bytes behind one, so that each vector is in two lines of the cache: the
     forward pass of 64,100,64,128 took 1 to 2 % longer. A small one is not worth the two microseconds.
     """
     if rows * columns * dtype.itemsize < ALIGNED_FROM_BYTES:
@@ -64,7 +64,7 @@ def gate_map(gates: tuple[int, ...], hidden_size: int, dtype) -> np.ndarray:
 
 
 def panels_for(columns: int, rows: int, panel_vectors: int, dtype) -> np.ndarray:
-    """Room for a packed matrix: (panels, rows, columns of a panel)."""
+    """Zeros for a packed matrix: (panels, rows, columns of a panel)."""
     width = panel_vectors * lanes(dtype)
     return aligned_zeros((-(-columns // width), rows, width), dtype)
 
@@ -78,7 +78,7 @@ def _whole_rows(column_map, column, width):
     return count
 
 
-@called
+@noinline
 def _pack_transposed(parameter, column_map, first_column, stop_column, panels):
     """Panels of ``parameter.T``: column c is row ``column_map[c]`` of the parameter, k runs along it."""
     width, lane = panels.shape[2], lane_count(panels)
@@ -93,9 +93,9 @@ def _pack_transposed(parameter, column_map, first_column, stop_column, panels):
             store_rows(panels, target + k * width, width, block, count, lane)
 
 
-@called
+@noinline
 def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
-    """`_pack_transposed` undone."""
+    """The inverse of `_pack_transposed`."""
     width, lane = panels.shape[2], lane_count(panels)
     length = gradient.shape[1]
     for column in range(first_column, stop_column, lane):
@@ -108,7 +108,7 @@ def unpack_transposed(panels, column_map, first_column, stop_column, gradient):
             store_rows(gradient, target + k, length, block, rows, count)
 
 
-@called
+@noinline
 def _pack(parameter, row_map, first_k, stop_k, panels):
     """Panels of `parameter` itself: k runs down the rows in the order of `row_map`."""
     width, lane = panels.shape[2], lane_count(panels)
@@ -128,19 +128,19 @@ def _pack(parameter, row_map, first_k, stop_k, panels):
 
 
 @kernel
-def pack_matrix(weight, column_map, panels, panels_back):
+def pack_matrix(weight, column_map, panels, panels_transposed):
     """Pack a plain matrix (units, inputs) for ``x @ weight.T`` and for ``dy @ weight``."""
     _pack_transposed(weight, column_map, 0, column_map.size, panels)
-    _pack(weight, column_map, 0, column_map.size, panels_back)
+    _pack(weight, column_map, 0, column_map.size, panels_transposed)
 
 
 @inlined
 def _pack_recurrent_groups(part, arguments):
-    (cuts, parameters, input_map, recurrent_map, slot_count, input_panels, recurrent_panels,
+    (cuts, parameters, input_map, recurrent_map, sum_count, input_panels, recurrent_panels,
      bias) = arguments  # fmt: skip
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
     width = lane_count(bias)
-    groups = bias.size // (slot_count * width)
+    groups = bias.size // (sum_count * width)
     product = input_map.size // (groups * width)
     first_group, stop_group = cuts[part], cuts[part + 1]
     first, stop = first_group * product * width, stop_group * product * width
@@ -148,52 +148,54 @@ def _pack_recurrent_groups(part, arguments):
     _pack_transposed(weight_hh, recurrent_map, first, stop, recurrent_panels)
     if bias_ih.size > 0:
         for group in range(first_group, stop_group):
-            here = group * slot_count * width
-            bias[here : here + slot_count * width] = 0.0
+            here = group * sum_count * width
+            bias[here : here + sum_count * width] = 0.0
             for place in range(product * width):
                 packed = group * product * width + place
                 if input_map[packed] >= 0:
                     bias[here + place] += bias_ih[input_map[packed]]
                 if recurrent_map[packed] >= 0:
-                    bias[here + place + (slot_count - product) * width] += bias_hh[recurrent_map[packed]]
+                    bias[here + place + (sum_count - product) * width] += bias_hh[recurrent_map[packed]]
 
 
 @kernel
-def pack_recurrent(team, cuts, parameters, input_map, recurrent_map, slot_count, input_panels,
+def pack_recurrent(team, cuts, parameters, input_map, recurrent_map, sum_count, input_panels,
                    recurrent_panels, bias):  # fmt: skip
     """Pack one layer and direction for forward.
 
     `parameters` are weight_ih, weight_hh, bias_ih and bias_hh; biases of size 0 stand for none. `bias` holds,
-    slot by slot, the sum of both biases for shared gates and one of them for apart gates. `cuts` are between
+    sum by sum, the total of both biases for fused gates and one of them for split gates. `cuts` are between
     groups of hidden units.
     """
-    arguments = (cuts, parameters, input_map, recurrent_map, slot_count, input_panels, recurrent_panels, bias)
+    arguments = (cuts, parameters, input_map, recurrent_map, sum_count, input_panels, recurrent_panels, bias)
     fork(team, cuts.size - 1, _pack_recurrent_groups, arguments)
 
 
 @inlined
-def _pack_recurrent_back_groups(part, arguments):
-    cuts, parameters, input_map, recurrent_map, input_back, recurrent_back = arguments
+def _pack_recurrent_transposed_groups(part, arguments):
+    cuts, parameters, input_map, recurrent_map, input_transposed, recurrent_transposed = arguments
     weight_ih, weight_hh, _, _ = parameters
     first, stop = cuts[part], cuts[part + 1]
-    _pack(weight_ih, input_map, first, stop, input_back)
-    _pack(weight_hh, recurrent_map, first, stop, recurrent_back)
+    _pack(weight_ih, input_map, first, stop, input_transposed)
+    _pack(weight_hh, recurrent_map, first, stop, recurrent_transposed)
 
 
 @kernel
-def pack_recurrent_back(team, cuts, parameters, input_map, recurrent_map, input_back, recurrent_back):
+def pack_recurrent_transposed(
+    team, cuts, parameters, input_map, recurrent_map, input_transposed, recurrent_transposed
+):
     """Pack one layer and direction for backward; `cuts` are between packed rows."""
-    arguments = (cuts, parameters, input_map, recurrent_map, input_back, recurrent_back)
-    fork(team, cuts.size - 1, _pack_recurrent_back_groups, arguments)
+    arguments = (cuts, parameters, input_map, recurrent_map, input_transposed, recurrent_transposed)
+    fork(team, cuts.size - 1, _pack_recurrent_transposed_groups, arguments)
 
 
 @inlined
-def unpack_recurrent(input_panels, recurrent_panels, bias, input_map, recurrent_map, slot_count,
+def unpack_recurrent(input_panels, recurrent_panels, bias, input_map, recurrent_map, sum_count,
                      first_group, stop_group, gradients):  # fmt: skip
     """Gradients of one layer and direction from their packed form, for a range of groups of hidden units."""
     weight_ih, weight_hh, bias_ih, bias_hh = gradients
     width = lane_count(bias)
-    groups = bias.size // (slot_count * width)
+    groups = bias.size // (sum_count * width)
     product = input_map.size // (groups * width)
     first, stop = first_group * product * width, stop_group * product * width
     unpack_transposed(input_panels, input_map, first, stop, weight_ih)
@@ -202,7 +204,7 @@ def unpack_recurrent(input_panels, recurrent_panels, bias, input_map, recurrent_
         for group in range(first_group, stop_group):
             for place in range(product * width):
                 packed = group * product * width + place
-                source = group * slot_count * width + place
+                source = group * sum_count * width + place
                 if input_map[packed] >= 0:
                     bias_ih[input_map[packed]] = bias[source]
-                    bias_hh[recurrent_map[packed]] = bias[source + (slot_count - product) * width]
+                    bias_hh[recurrent_map[packed]] = bias[source + (sum_count - product) * width]

@@ -1,11 +1,11 @@
-"""Programs: kernels recorded with their arguments once, and run as often as need be by a single call.
+"""Programs: kernels recorded once with their arguments, and run any number of times by a single call.
 
 A call of a kernel from Python costs microseconds, most of them for unpacking its arrays: more than the
-kernel itself where a model is small. ``record(kernel, *arguments)`` has the kernel write down what it would
-run (see ``fork.py``), and ``Program([...]).run()`` runs what was written down, one after the other, in one
-call into compiled code.
+kernel itself where a model is small. ``record(kernel, *arguments)`` has the kernel record what it would
+run (see ``fork.py``), and ``Program([...]).run()`` runs the records, one after the other, in one call into
+compiled code.
 
-What differs from run to run goes through the *ports*: a small int64 array whose words are the addresses of
+What differs from run to run goes through the *bindings*: a small int64 array whose words are the addresses of
 the arrays that the user has just passed. Kernels read them with `array_at`.
 """
 
@@ -32,30 +32,31 @@ from numbarnn.engine.threads import run
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vectors import element_pointer
 
-# Words of the ports. A kernel that finds a fault in what it reads writes where into FAULT; the program stops.
+# Words of the bindings. A kernel that finds a fault in what it reads writes where into FAULT; the program
+# stops.
 FAULT, INPUT, OUTPUT, STATES_OUT, FIRST_STATE_IN = range(5)
-PORTS = 7  # with one for each state of a cell; an address of 0 stands for no array
+BINDINGS = 7  # with one for each state of a cell; an address of 0 stands for no array
 NO_FAULT = -1
 FAULT_IN_STATE = -2  # in the first state; in the next one -3
 
 
-def make_ports() -> np.ndarray:
-    """Ports that lead nowhere yet."""
-    ports = np.zeros(PORTS, np.int64)
-    ports[FAULT] = NO_FAULT
-    return ports
+def make_bindings() -> np.ndarray:
+    """Bindings of no arrays yet."""
+    bindings = np.zeros(BINDINGS, np.int64)
+    bindings[FAULT] = NO_FAULT
+    return bindings
 
 
-_NO_PORTS = make_ports()
+_NO_BINDINGS = make_bindings()
 
 
 def address_of(array):
-    """Where the first element of an array lies in memory."""
+    """The address of the first element of an array."""
     return array.__array_interface__["data"][0]
 
 
 def array_at(address, rows, columns, like):
-    """The contiguous (rows, columns) array that lies at an address, of the dtype of `like`."""
+    """The contiguous (rows, columns) array at an address, of the dtype of `like`."""
     element = np.ctypeslib.as_ctypes_type(like.dtype)
     memory = (element * (rows * columns)).from_address(int(address))
     return np.ctypeslib.as_array(memory).reshape(rows, columns)
@@ -103,7 +104,7 @@ def _overload_array_at(address, rows, columns, like):
 
 
 class Call(NamedTuple):
-    """A kernel and its arguments, written down. The arguments are kept: the record has their addresses."""
+    """A recorded kernel and its arguments. The arguments are kept: the record has their addresses."""
 
     record: np.ndarray
     kernel: Callable
@@ -120,7 +121,7 @@ class Call(NamedTuple):
 
 
 def record(kernel: Callable, *arguments: Any) -> Call:
-    """Write down ``kernel(team, *arguments)``, a kernel that does nothing but fork."""
+    """Record ``kernel(team, *arguments)``, a kernel that does nothing but fork."""
     words = np.zeros(RECORD_WORDS, np.int64)
     if not config.DISABLE_JIT:
         kernel(words, *arguments)
@@ -147,7 +148,7 @@ def _execute_side_by_side(team, calls, cuts):
 
 
 def record_together(chains: Sequence[Sequence[Call]]) -> Call:
-    """Chains of calls as one call, whose parts they are: side by side, each chain on one thread."""
+    """Chains of calls as one call, whose parts they are: in parallel, each chain on one thread."""
     calls = [call for chain in chains for call in chain]
     addresses = np.array([call.record[RECORD_ADDRESS] for call in calls], np.int64)
     cuts = np.cumsum([0, *map(len, chains)])
@@ -156,34 +157,34 @@ def record_together(chains: Sequence[Sequence[Call]]) -> Call:
 
 
 @inlined
-def _execute_all(team, calls, ports):
+def _execute_all(team, calls, bindings):
     for i in range(calls.size):
-        if ports[FAULT] != NO_FAULT:
+        if bindings[FAULT] != NO_FAULT:
             return
         _execute_call(team, calls[i])
 
 
 @inlined
-def _connect(ports, given, wanted, states_out, states_in):
-    ports[FAULT] = NO_FAULT
-    ports[INPUT], ports[OUTPUT] = address_of(given), address_of(wanted)
-    ports[STATES_OUT] = address_of(states_out)
+def _connect(bindings, given, wanted, states_out, states_in):
+    bindings[FAULT] = NO_FAULT
+    bindings[INPUT], bindings[OUTPUT] = address_of(given), address_of(wanted)
+    bindings[STATES_OUT] = address_of(states_out)
     first, other = states_in
-    ports[FIRST_STATE_IN] = address_of(first) if first.size > 0 else 0
-    ports[FIRST_STATE_IN + 1] = address_of(other) if other.size > 0 else 0
+    bindings[FIRST_STATE_IN] = address_of(first) if first.size > 0 else 0
+    bindings[FIRST_STATE_IN + 1] = address_of(other) if other.size > 0 else 0
 
 
 @kernel
-def _execute(team, calls, ports):
+def _execute(team, calls, bindings):
     """Run the records at these addresses, one after the other."""
-    _execute_all(team, calls, ports)
+    _execute_all(team, calls, bindings)
 
 
 @kernel
-def _execute_on(team, calls, ports, given, wanted, states_out, state_in, other_state_in):
-    """`_execute` with arrays behind the ports."""
-    _connect(ports, given, wanted, states_out, (state_in, other_state_in))
-    _execute_all(team, calls, ports)
+def _execute_on(team, calls, bindings, given, wanted, states_out, state_in, other_state_in):
+    """`_execute` with arrays bound."""
+    _connect(bindings, given, wanted, states_out, (state_in, other_state_in))
+    _execute_all(team, calls, bindings)
 
 
 class Program:
@@ -203,39 +204,41 @@ class Program:
     def run(self) -> None:
         """Run all calls."""
         if config.DISABLE_JIT:
-            self._run_plainly(_NO_PORTS)
+            self._run_plainly(_NO_BINDINGS)
         else:
-            run(_execute, self._parts, self._addresses, _NO_PORTS)
+            run(_execute, self._parts, self._addresses, _NO_BINDINGS)
 
     def run_on(
         self,
-        ports: np.ndarray,
+        bindings: np.ndarray,
         given: np.ndarray,
         wanted: np.ndarray,
         states_out: np.ndarray,
         states_in: Sequence[np.ndarray],
     ) -> int:
-        """Run all calls with these contiguous arrays behind the ports; of `states_in` there are two, empty
+        """Run all calls with these contiguous arrays bound; of `states_in` there are two, empty
         ones for none.
 
         Returns
         -------
         int
-            `NO_FAULT`, or what a kernel wrote into the ports before the program stopped.
+            `NO_FAULT`, or what a kernel wrote into the bindings before the program stopped.
         """
         if config.DISABLE_JIT:
-            _connect(ports, given, wanted, states_out, states_in)
-            self._run_plainly(ports)
+            _connect(bindings, given, wanted, states_out, states_in)
+            self._run_plainly(bindings)
         elif self._parts == 1:
-            _execute_on(ALONE, self._addresses, ports, given, wanted, states_out, states_in[0], states_in[1])
+            _execute_on(
+                ALONE, self._addresses, bindings, given, wanted, states_out, states_in[0], states_in[1]
+            )
         else:
             run(
-                _execute_on, self._parts, self._addresses, ports, given, wanted, states_out,
+                _execute_on, self._parts, self._addresses, bindings, given, wanted, states_out,
                 states_in[0], states_in[1],
             )  # fmt: skip
-        return int(ports[FAULT])
+        return int(bindings[FAULT])
 
-    def _run_plainly(self, ports: np.ndarray) -> None:
+    def _run_plainly(self, bindings: np.ndarray) -> None:
         for call in self.calls:
-            if ports[FAULT] == NO_FAULT:
+            if bindings[FAULT] == NO_FAULT:
                 call.run_plainly()

@@ -1,7 +1,7 @@
 """Dropout's random numbers: a function of where they are used, not of when.
 
 Each number is a hash of (seed, the caller's row, t, unit), so that it does not depend on how rows are
-sorted, padded, batched in memory or shared out among threads, and backward computes it again instead of
+sorted, padded, batched in memory or divided among threads, and backward computes it again instead of
 keeping a mask. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
 Number Generators", OOPSLA 2014).
 """
@@ -61,11 +61,11 @@ def _drop_rows(part, arguments):
                     bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
                     factors[j] = scale if bits >= threshold else zero
                 # Apart from the loop above: LLVM would not make vectors of that where x is y itself, and
-                # one number at a time is a branch that nobody can foresee.
-                here, there = (source + b) * x_stride, (target + b) * y_stride
+                # one number at a time is a branch that cannot be predicted.
+                source_index, target_index = (source + b) * x_stride, (target + b) * y_stride
                 for j in range(0, size, width):
-                    factor, values = load(factors, j), load(x, here + j)
-                    store(y, there + j, select(factor > 0.0, values * factor, zero_like(values)))
+                    factor, values = load(factors, j), load(x, source_index + j)
+                    store(y, target_index + j, select(factor > 0.0, values * factor, zero_like(values)))
 
 
 @kernel

@@ -1,8 +1,8 @@
 """Rows of steps between the caller's order in memory and the packed order of kernels.
 
 The caller's matrix is *flat*: the steps of one sequence stand one after the other, and sequence i begins at
-row ``starts[i]``. In the packed matrix step t of the sequence at place b is row ``offset[t] + b``, for the
-``active[t]`` sequences that still run; ``order[b]`` is the caller's sequence at place b. Packed rows are
+row ``starts[i]``. In the packed matrix step t of the sequence at position b is row ``offset[t] + b``, for the
+``active[t]`` sequences that still run; ``order[b]`` is the caller's sequence at position b. Packed rows are
 padded to whole vectors, with zeros. In an array with lengths, zeros follow the steps of sequence i up to row
 ``ends[i]``.
 """
@@ -22,9 +22,9 @@ def _load_up_to(array, index, count):
 
 @inlined
 def _pack_places(first, stop, flat, starts, order, active, offset, first_of_offset, packed):
-    """Pack the places from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT.
+    """Pack the positions from `first` to `stop`; the lowest flat row that is not finite, or NO_FAULT.
 
-    `offset` says where the place `first_of_offset` stands.
+    `offset` says where the position `first_of_offset` is.
     """
     width = lane_count(packed)
     size, stride = flat.shape[1], packed.shape[1]
@@ -44,7 +44,7 @@ def _pack_places(first, stop, flat, starts, order, active, offset, first_of_offs
 
 @inlined
 def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_offset, flat):
-    """Unpack the places from `first` to `stop`; `offset` says where the place `first_of_offset` stands."""
+    """Unpack the positions from `first` to `stop`; `offset` says where the position `first_of_offset` is."""
     width = lane_count(packed)
     size, stride = flat.shape[1], packed.shape[1]
     for t in range(active.size):
@@ -66,64 +66,64 @@ def pack_rows(flat, starts, order, active, offset, packed):
 
 @kernel
 def unpack_rows(packed, starts, order, active, offset, flat):
-    """`pack_rows` undone."""
+    """The inverse of `pack_rows`."""
     _unpack_places(0, active[0], packed, starts, order, active, offset, 0, flat)
 
 
 @inlined
-def _note_fault(ports, fault):
-    """The lowest flat row with a fault, of all that threads find, becomes the ports' FAULT."""
+def _note_fault(bindings, fault):
+    """The lowest flat row with a fault, of all that threads find, becomes the bindings' FAULT."""
     while fault != NO_FAULT:
-        known = atomic_load(ports, FAULT)
+        known = atomic_load(bindings, FAULT)
         if known != NO_FAULT and known <= fault:
             break
-        if compare_exchange(ports, FAULT, known, fault):
+        if compare_exchange(bindings, FAULT, known, fault):
             break
 
 
 @inlined
 def _read_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
-    flat = array_at(ports[INPUT], flat_rows, size, packed)
+    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+    flat = array_at(bindings[INPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         begin = band_cuts[band]
         fault = _pack_places(first, stop, flat, starts, order, active, offsets[band], begin, packed)
-        _note_fault(ports, fault)
+        _note_fault(bindings, fault)
 
 
 @kernel
-def read_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """The flat matrix (flat_rows, size) behind the port INPUT into the packed one.
+def read_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
+    """The flat matrix (flat_rows, size) of the binding INPUT into the packed one.
 
-    The packed one may be in bands (see ``layers/bands.py``): that of the places from ``band_cuts[p]`` to
+    The packed one may be in bands (see ``layers/bands.py``): that of the positions from ``band_cuts[p]`` to
     ``band_cuts[p + 1]`` has step t from row ``offsets[p, t]`` on. The lowest flat row that holds NaN or
-    infinity becomes the ports' FAULT.
+    infinity becomes the bindings' FAULT.
     """
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
+    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _read_part, arguments)
 
 
 @inlined
 def _write_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
-    flat = array_at(ports[OUTPUT], flat_rows, size, packed)
+    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+    flat = array_at(bindings[OUTPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         _unpack_places(first, stop, packed, starts, order, active, offsets[band], band_cuts[band], flat)
 
 
 @kernel
-def write_rows(team, cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """`read_rows` the other way, to the flat matrix behind the port OUTPUT."""
-    arguments = (cuts, ports, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
+def write_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
+    """The inverse of `read_rows`, to the flat matrix of the binding OUTPUT."""
+    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
     fork(team, cuts.size - 1, _write_part, arguments)
 
 
 @inlined
 def _clear_part(part, arguments):
-    cuts, ports, size, flat_rows, begins, ends, like = arguments
-    flat = array_at(ports[OUTPUT], flat_rows, size, like)
+    cuts, bindings, size, flat_rows, begins, ends, like = arguments
+    flat = array_at(bindings[OUTPUT], flat_rows, size, like)
     for i in range(cuts[part], cuts[part + 1]):
         for row in range(begins[i], ends[i]):
             for column in range(size):
@@ -131,10 +131,10 @@ def _clear_part(part, arguments):
 
 
 @kernel
-def clear_rows(team, cuts, ports, size, flat_rows, begins, ends, like):
-    """Zeros in the flat matrix behind the port OUTPUT, of the dtype of `like`: behind sequence i from row
+def clear_rows(team, cuts, bindings, size, flat_rows, begins, ends, like):
+    """Zeros in the flat matrix of the binding OUTPUT, of the dtype of `like`: behind sequence i from row
     ``begins[i]`` up to row ``ends[i]``. `cuts` are between sequences."""
-    fork(team, cuts.size - 1, _clear_part, (cuts, ports, size, flat_rows, begins, ends, like))
+    fork(team, cuts.size - 1, _clear_part, (cuts, bindings, size, flat_rows, begins, ends, like))
 
 
 @inlined
@@ -162,15 +162,15 @@ def first_fault(values, starts, lengths):
 
 @inlined
 def _check_part(part, arguments):
-    cuts, ports, size, flat_rows, starts, order, lengths, like = arguments
-    flat = array_at(ports[INPUT], flat_rows, size, like)
+    cuts, bindings, size, flat_rows, starts, order, lengths, like = arguments
+    flat = array_at(bindings[INPUT], flat_rows, size, like)
     for b in range(cuts[part], cuts[part + 1]):
         i = order[b]
-        _note_fault(ports, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
+        _note_fault(bindings, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
 
 
 @kernel
-def check_rows(team, cuts, ports, size, flat_rows, starts, order, lengths, like):
-    """The lowest valid row that holds NaN or infinity, of the flat matrix behind the port INPUT, becomes the
-    ports' FAULT; the matrix is of the dtype of `like`."""
-    fork(team, cuts.size - 1, _check_part, (cuts, ports, size, flat_rows, starts, order, lengths, like))
+def check_rows(team, cuts, bindings, size, flat_rows, starts, order, lengths, like):
+    """The lowest valid row that holds NaN or infinity, of the flat matrix of the binding INPUT, becomes the
+    bindings' FAULT; the matrix is of the dtype of `like`."""
+    fork(team, cuts.size - 1, _check_part, (cuts, bindings, size, flat_rows, starts, order, lengths, like))

@@ -1,4 +1,4 @@
-"""States and their gradients on their way in and out of the scan: small copies, as kernels.
+"""Import and export of states and their gradients: small copies, as kernels.
 
 They are kernels so that a whole pass can be recorded (``program.py``), not for their work.
 """
@@ -18,9 +18,9 @@ from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined
-def _hand_out(part, arguments):
-    ports, states, rows, k, count, hidden = arguments
-    out = array_at(ports[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
+def _export(part, arguments):
+    bindings, states, rows, k, count, hidden = arguments
+    out = array_at(bindings[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
     for s in range(len(states)):
         state = states[s]
         for i in range(rows.size):
@@ -29,19 +29,19 @@ def _hand_out(part, arguments):
 
 
 @kernel
-def hand_out_states(team, ports, states, rows, k, count, hidden):
-    """Rows of the states of layer and direction k of `count` into the array behind the port STATES_OUT.
+def export_states(team, bindings, states, rows, k, count, hidden):
+    """Rows of the states of layer and direction k of `count` into the array of the binding STATES_OUT.
 
     That one has the shape (states, count, B, H); `rows` says, for the caller's B rows, where each stands.
     """
-    fork(team, 1, _hand_out, (ports, states, rows, k, count, hidden))
+    fork(team, 1, _export, (bindings, states, rows, k, count, hidden))
 
 
 @inlined
-def _take_in(part, arguments):
-    ports, states, rows, k, count, hidden = arguments
+def _import(part, arguments):
+    bindings, states, rows, k, count, hidden = arguments
     for s in range(len(states)):
-        state, address = states[s], ports[FIRST_STATE_IN + s]
+        state, address = states[s], bindings[FIRST_STATE_IN + s]
         given = array_at(address, count * rows.size, hidden, states[0])
         sound = True
         for i in range(rows.size):
@@ -49,17 +49,18 @@ def _take_in(part, arguments):
                 value = given[k * rows.size + i, j] if address != 0 else state.dtype.type(0.0)
                 sound &= np.isfinite(value)
                 state[rows[i], j] = value
-        if not sound and ports[FAULT] == NO_FAULT:
-            ports[FAULT] = FAULT_IN_STATE - s
+        if not sound and bindings[FAULT] == NO_FAULT:
+            bindings[FAULT] = FAULT_IN_STATE - s
 
 
 @kernel
-def take_in_states(team, ports, states, rows, k, count, hidden):
-    """`hand_out_states` the other way: each state has a port and an array (count, B, H); zeros without one.
+def import_states(team, bindings, states, rows, k, count, hidden):
+    """The inverse of `export_states`: each state has a binding and an array (count, B, H); zeros without
+    one.
 
-    A number that is not finite becomes the ports' FAULT.
+    A number that is not finite becomes the bindings' FAULT.
     """
-    fork(team, 1, _take_in, (ports, states, rows, k, count, hidden))
+    fork(team, 1, _import, (bindings, states, rows, k, count, hidden))
 
 
 @inlined

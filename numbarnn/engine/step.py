@@ -2,43 +2,45 @@
 
 from numba.extending import overload
 
-from numbarnn.cells import cell_forward, load_sums, panel_vectors, slots, window
+from numbarnn.cells import cell_forward, load_sums, panel_vectors, product_width_of, sum_count_of
 from numbarnn.engine.matmul import multiply_row
 from numbarnn.engine.scan import SMALL_WEIGHTS_BYTES, groups_at_once
 from numbarnn.jit.compile_cache import STEP_OPTIONS
-from numbarnn.jit.scratch import scratch, turns
+from numbarnn.jit.scratch import alternate, scratch
 from numbarnn.jit.vectors import lane_count, load, load_each, load_part, store, store_each, store_part
 
 
 def advance(weights, x, states):
     """states = one step of the cell from x (I,); `states` is a tuple of arrays (H,), h first."""
     width = lane_count(weights.bias)
-    sum_count, product = slots(weights), window(weights)
+    sum_count, product_width = sum_count_of(weights), product_width_of(weights)
     inputs, hidden, panel = weights.input.shape[1], weights.recurrent.shape[1], panel_vectors(weights) * width
     total = weights.bias.size
     groups = total // (sum_count * width)
-    apart = sum_count - product
-    panel_step = sum_count * width if apart else panel
+    split = sum_count - product_width
+    panel_step = sum_count * width if split else panel
     block = groups_at_once(weights)
     sums = scratch(total, weights.bias)
     new_h = scratch(groups * width, weights.bias)
     blocks = -(-groups // block)
-    # As in scan.py: what the step before read last is still there.
-    backwards = weights.recurrent.nbytes > SMALL_WEIGHTS_BYTES and turns()
+    # As in scan.py: what the step before read last is still in the cache.
+    backwards = weights.recurrent.nbytes > SMALL_WEIGHTS_BYTES and alternate()
     for i in range(blocks):
         first = (blocks - 1 - i if backwards else i) * block
         stop = min(first + block, groups)
         for group in range(first, stop):
-            for slot in range(product, sum_count):  # what the recurrent product alone fills
-                place = (group * sum_count + slot) * width
-                store(sums, place, load(weights.bias, place))
+            for s in range(product_width, sum_count):  # what the recurrent product alone fills
+                index = (group * sum_count + s) * width
+                store(sums, index, load(weights.bias, index))
         multiply_row(
             sums, 0, weights.bias, 0, panel_step, x, 0, 1, 1, inputs, 0,
-            weights.input, 0, inputs * panel, panel, panel // width, first * product, stop * product,
+            weights.input, 0, inputs * panel, panel, panel // width, first * product_width, stop *
+            product_width,
         )  # fmt: skip
         multiply_row(
-            sums, apart * width, sums, apart * width, panel_step, states[0], 0, 1, 1, hidden, 0,
-            weights.recurrent, 0, hidden * panel, panel, panel // width, first * product, stop * product,
+            sums, split * width, sums, split * width, panel_step, states[0], 0, 1, 1, hidden, 0,
+            weights.recurrent, 0, hidden * panel, panel, panel // width, first * product_width, stop *
+            product_width,
         )  # fmt: skip
         for group in range(first, stop):
             unit = group * width

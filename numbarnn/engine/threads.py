@@ -16,10 +16,10 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.engine.fork import ALONE, make_board, serve
 
-# Looks at the board, one to three milliseconds, before a worker sleeps: the kernels of a training loop follow
+# Reads of the board, one to three milliseconds, before a worker sleeps: the kernels of a training loop follow
 # one another faster than that, and waking a thread took 60 to 350 microseconds on the virtual machines where
 # it was measured.
-LOOKS_BEFORE_SLEEP = 3_000_000
+READS_BEFORE_SLEEP = 3_000_000
 
 _thread_count: int | None = None
 
@@ -95,7 +95,7 @@ class _Worker:
 
     def _live(self) -> None:
         while True:
-            serve(self.board, self.number, LOOKS_BEFORE_SLEEP)
+            serve(self.board, self.number, READS_BEFORE_SLEEP)
             with self._lock:
                 self.asleep = True
             self._wake.acquire()

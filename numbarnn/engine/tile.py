@@ -3,9 +3,9 @@
     C[rows, N] = start[rows, N] + A[rows, K] @ B[K, N]
 
 B comes in panels of a few vectors side by side. A tile holds MR rows of NV vectors of C in registers while k
-runs; each k loads NV vectors of B and spreads MR numbers of A. Every element of C is a chain of fused
+runs; each k loads NV vectors of B and broadcasts MR numbers of A. Every element of C is a chain of fused
 multiply-adds in the order of k; in a narrow panel, where a single row would wait for its one chain, it is a
-few chains that take turns and are added up at the end. How many depends on the panel's width alone, so that
+few interleaved chains that are added up at the end. How many depends on the panel's width alone, so that
 a sum depends on the shapes, never on which tile or thread computes it.
 """
 
@@ -62,8 +62,8 @@ def declare_product(module, element):
 def product_name(element) -> str:
     """The symbol of the product of one dtype.
 
-    Code that a user's function was cached with must not meet the product of another version: the name says
-    which sources it was made from.
+    Code that a user's function was cached with must not be linked with the product of another version: the
+    name says which sources it was made from.
     """
     return f"numbarnn_multiply_f{8 * _bytes(element)}_{shared_digest()[:16]}"
 

@@ -1,4 +1,4 @@
-"""Atomic reads and writes of one number in a shared int64 array, for threads that meet in compiled code.
+"""Atomic reads and writes of one number in a shared int64 array, for threads in compiled code.
 
 The plain Python bodies serve where the JIT is off, and no second thread runs kernels.
 """

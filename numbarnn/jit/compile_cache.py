@@ -1,32 +1,33 @@
-"""How kernels are compiled, and the disk cache that spares the second start of a program the wait.
+"""How kernels are compiled, and the disk cache: the second start of a program compiles nothing.
 
 Three decorators make every compiled function of the package:
 
 - ``@kernel``: called from Python; lazily compiled, releases the GIL, cached on disk.
 - ``@inlined``: called from kernels only; a plain Python function that the compiler inlines.
-- ``@called``: the same for long functions, which stay functions of their own.
+- ``@noinline``: the same for long functions, which stay functions of their own.
 
 Numba's own cache keys a function by its own source file, so an edit of a cell would leave a stale time
 loop behind. Here every entry is stamped with a digest of all sources that can be inlined into a kernel.
-The cache is private API of Numba; ``tests/test_compile_cache.py`` pins what is used of it.
+The cache (``kernel_cache.py``) is built on private classes of Numba. Where a Numba has other ones, there is
+no cache, and a warning says so; ``tests/test_compile_cache.py`` tells which parts are used.
 """
 
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import pickle
-import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import caching
-from numba.core.runtime import rtsys
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
@@ -63,6 +64,43 @@ def cache_directory() -> Path | None:
     return None
 
 
+# What the cache uses of ``numba.core.caching``: classes, methods and the names of their parameters.
+CACHE_PARTS = {
+    "_CacheLocator.get_suitable_cache_subpath": ("py_file",),
+    "CompileResultCacheImpl.get_filename_base": ("self", "fullname", "abiflags"),
+    "FunctionCache.load_overload": ("self", "sig", "target_context"),
+    "FunctionCache._load_overload": ("self", "sig", "target_context"),
+    "FunctionCache.save_overload": ("self", "sig", "data"),
+    "FunctionCache.disable": ("self",),
+    "IndexDataCacheFile": ("cache_path", "filename_base", "source_stamp"),
+    "IndexDataCacheFile.load": ("self", "key"),
+    "IndexDataCacheFile.save": ("self", "key", "data"),
+    "IndexDataCacheFile.flush": ("self",),
+}
+LOCATOR_METHODS = {"get_cache_path", "get_source_stamp", "get_disambiguator"}
+
+
+def unknown_cache_parts() -> list[str]:
+    """What this Numba lacks of `CACHE_PARTS`, or has in another form."""
+    unknown = []
+    for name, parameters in CACHE_PARTS.items():
+        part: Any = caching
+        for each in name.split("."):
+            part = getattr(part, each, None)
+        if part is None or tuple(inspect.signature(part).parameters) != parameters:
+            unknown.append(name)
+    locator, cache = getattr(caching, "_CacheLocator", None), getattr(caching, "FunctionCache", None)
+    if (
+        not LOCATOR_METHODS
+        <= getattr(locator, "__abstractmethods__", set())
+        <= {*LOCATOR_METHODS, "from_function"}
+    ):
+        unknown.append("_CacheLocator")
+    if getattr(cache, "_impl_class", None) is not getattr(caching, "CompileResultCacheImpl", object):
+        unknown.append("FunctionCache._impl_class")
+    return unknown
+
+
 def _is_writable_and_ours(folder: str) -> bool:
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -84,7 +122,22 @@ def shared_digest() -> str:
     return digest.hexdigest()
 
 
-_cache_directory = functools.cache(cache_directory)
+@functools.cache
+def _cache_directory() -> Path | None:
+    """`cache_directory`, or None with a warning where Numba's cache is not as it is known here.
+
+    Numba's own cache does not take its place: it would not see changes of the files that a kernel inlines.
+    """
+    unknown = unknown_cache_parts()
+    if unknown:
+        warnings.warn(
+            f"numbarnn does not know the compile cache of numba {numba.__version__} (it differs in"
+            f" {', '.join(unknown)}): kernels are compiled again in every process",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return cache_directory()
 
 
 class CompileClock:
@@ -155,7 +208,7 @@ def load_quietly(load: Callable[[], Any]) -> Any:
         return None
 
 
-def save_quietly(file: caching.IndexDataCacheFile, save: Callable[[], None]) -> None:
+def save_quietly(file: Any, save: Callable[[], None]) -> None:
     """Save an entry, over a damaged index if need be; a cache that cannot be written only costs time."""
     try:
         os.makedirs(file._cache_path, exist_ok=True)
@@ -166,66 +219,19 @@ def save_quietly(file: caching.IndexDataCacheFile, save: Callable[[], None]) -> 
             save()
 
 
-class _Locator(caching._CacheLocator):
-    """Places a kernel's entries in our own folder, stamped with all sources it may contain."""
-
-    def __init__(self, py_func, py_file):
-        self._py_file = py_file
-        self._lineno = py_func.__code__.co_firstlineno
-
-    def get_cache_path(self):
-        return cache_folder_of(self._py_file)
-
-    def get_source_stamp(self):
-        return shared_digest() + hashlib.sha256(Path(self._py_file).read_bytes()).hexdigest()
-
-    def get_disambiguator(self):
-        return str(self._lineno)
-
-
-class _CacheImpl(caching.CompileResultCacheImpl):
-    """Numba's own, with our place and stamp whatever locators Numba is told to use."""
-
-    def __init__(self, py_func):
-        self._lineno = py_func.__code__.co_firstlineno
-        self._locator = _Locator(py_func, py_func.__code__.co_filename)
-        self._filename_base = self.get_filename_base(
-            f"{py_func.__module__}.{py_func.__qualname__}", getattr(sys, "abiflags", "")
-        )
-
-
-class KernelCache(caching.FunctionCache):
-    """Numba's function cache with our stamp; an unwritable or damaged cache only costs a compilation."""
-
-    _impl_class = _CacheImpl
-
-    def load_overload(self, sig, target_context):
-        for prepare in before_loading:
-            prepare(sig)
-        # Numba would load all that it can compile here: a fifth of a second and 10 MB, for machine code that
-        # needs no more than Numba's memory functions.
-        rtsys.initialize(target_context)
-        found = load_quietly(lambda: self._load_overload(sig, target_context))
-        if found is None:
-            compile_clock.start()
-        return found
-
-    def save_overload(self, sig, data):
-        compile_clock.stop()
-        save_quietly(self._cache_file, lambda: super(KernelCache, self).save_overload(sig, data))
-
-
 def kernel(function: Callable) -> Callable:
     """Compile `function` on first use, without the GIL, and keep the machine code on disk."""
     compiled = numba.njit(**KERNEL_OPTIONS)(function)
     jit_is_off = compiled is function
     has_file = os.path.exists(function.__code__.co_filename)  # not so in a notebook
     if not jit_is_off and has_file and _cache_directory() is not None:
+        from numbarnn.jit.kernel_cache import KernelCache  # only where Numba's classes are as it knows them
+
         compiled._cache = KernelCache(function)
     return compiled
 
 
-def called(function: Callable) -> Callable:
+def noinline(function: Callable) -> Callable:
     """Let kernels call `function`, which stays callable as plain Python: for what is long and called seldom.
 
     An `inlined` function is optimised again in every function around it, which takes time to compile.

@@ -1,8 +1,8 @@
-"""A shorter way through Numba's compiler, for functions that only ever stand in other ones.
+"""A shorter pipeline of Numba's compiler, for functions that are only inlined into others.
 
 Numba optimises every function that it compiles and makes machine code of it, and a wrapper for C. Of ours
 that kernels inline, five of six, nothing of that is ever used: their code is linked into each kernel and
-optimised there. Left out, the kernels of a first fit compile in four fifths of the time.
+optimised with it. Left out, the kernels of a first fit compile in four fifths of the time.
 """
 
 import copy

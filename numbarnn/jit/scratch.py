@@ -31,17 +31,17 @@ def _scratch(typingctx, size, like):
     return result(types.intp, like), codegen
 
 
-def turns():
+def alternate():
     """True at one call and False at the next, most of the time: for choices that only speed depends on.
 
-    The answer is kept on the stack, in the same place call after call. What a caller did there in between
-    decides, if it did anything: any answer will do.
+    The answer is kept on the stack, in the same place call after call. What a caller wrote to that memory in
+    between decides, if it did anything: any answer will do.
     """
     return False
 
 
 @intrinsic
-def _turns(typingctx):
+def _alternate(typingctx):
     def codegen(context, builder, sig, args):
         word = ir.IntType(8)
         with builder.goto_entry_block():
@@ -58,9 +58,9 @@ def _turns(typingctx):
     return types.boolean(), codegen
 
 
-@overload(turns, inline="always")
-def _overload_turns():
-    return lambda: _turns()
+@overload(alternate, inline="always")
+def _overload_alternate():
+    return lambda: _alternate()
 
 
 # Inlined before it is compiled: the memory must belong to the frame of the function that asks for it.

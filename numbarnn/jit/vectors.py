@@ -495,7 +495,7 @@ def load_rows(array, index, stride, rows, count):
 
 
 def store_rows(array, index, stride, values, rows, count):
-    """`load_rows` undone: the first `count` lanes of the first `rows` vectors."""
+    """The inverse of `load_rows`: the first `count` lanes of the first `rows` vectors."""
     for i, value in enumerate(values[:rows]):
         store_part(array, index + i * stride, value, count)
 
@@ -587,12 +587,12 @@ def store_each(arrays, index, values):
         store(array, index, value)
 
 
-def fetch(array, index):
+def prefetch(array, index):
     """Ask for an element's line of the cache ahead of time. Nothing else happens, whatever the index."""
 
 
-def fetch_each(arrays, index):
-    """`fetch` from every array of a tuple."""
+def prefetch_each(arrays, index):
+    """`prefetch` from every array of a tuple."""
 
 
 def load_run(array, index, count):
@@ -641,7 +641,7 @@ def _store_each(typingctx, arrays, index, values):
     return types.void(arrays, types.intp, values), codegen
 
 
-def _emit_fetch(context, builder, array_type, array, index):
+def _emit_prefetch(context, builder, array_type, array, index):
     kind, number = context.get_value_type(vector_of(array_type.dtype)), ir.IntType(32)
     pointer = vector_pointer(context, builder, array_type, array, index, kind)
     to_read, stay_near, data = number(0), number(3), number(1)
@@ -650,19 +650,19 @@ def _emit_fetch(context, builder, array_type, array, index):
 
 
 @intrinsic
-def _fetch(typingctx, array, index):
+def _prefetch(typingctx, array, index):
     def codegen(context, builder, sig, args):
-        _emit_fetch(context, builder, sig.args[0], args[0], args[1])
+        _emit_prefetch(context, builder, sig.args[0], args[0], args[1])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
 
 
 @intrinsic
-def _fetch_each(typingctx, arrays, index):
+def _prefetch_each(typingctx, arrays, index):
     def codegen(context, builder, sig, args):
         for array in cgutils.unpack_tuple(builder, args[0]):
-            _emit_fetch(context, builder, sig.args[0].dtype, array, args[1])
+            _emit_prefetch(context, builder, sig.args[0].dtype, array, args[1])
         return context.get_dummy_value()
 
     return types.void(arrays, types.intp), codegen
@@ -708,14 +708,14 @@ def _overload_store_each(arrays, index, values):
     return lambda arrays, index, values: _store_each(arrays, index, values)
 
 
-@overload(fetch)
-def _overload_fetch(array, index):
-    return lambda array, index: _fetch(array, index)
+@overload(prefetch)
+def _overload_prefetch(array, index):
+    return lambda array, index: _prefetch(array, index)
 
 
-@overload(fetch_each)
-def _overload_fetch_each(arrays, index):
-    return lambda arrays, index: _fetch_each(arrays, index)
+@overload(prefetch_each)
+def _overload_prefetch_each(arrays, index):
+    return lambda arrays, index: _prefetch_each(arrays, index)
 
 
 @overload(load_run, prefer_literal=True)

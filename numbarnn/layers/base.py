@@ -1,4 +1,4 @@
-"""What all layers share: parameters, reading input, and passes that wait for their next use."""
+"""What all layers share: parameters, reading input, and passes that are used again."""
 
 import importlib
 import inspect
@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.devices import check_device, cuda_available
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences.layout import Layout
-from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, read_steps
+from numbarnn.sequences.reading import BatchForm, FlatBatch, check_finite, pack_steps, read_steps
 
 if TYPE_CHECKING:
     from numbarnn.layers.cuda.parameters import CudaParameters
@@ -42,7 +43,7 @@ class Layer:
     """
 
     pass_class: type[Pass]
-    cuda_pass: tuple[str, str]  # its twin on a GPU: the module, and the class in it
+    cuda_pass: tuple[str, str]  # its counterpart on a GPU: the module, and the class in it
     takes_tokens = False
     takes_vectors = True  # (B, I) as well as sequences
     checks_while_reading = False  # the pass itself finds numbers that are not finite
@@ -60,10 +61,10 @@ class Layer:
         self._gradients: dict[str, np.ndarray] = {}
         self.flat_values = np.zeros(0, self.dtype)
         self.flat_gradients = np.zeros(0, self.dtype)
-        self.forget_passes()
+        self.drop_passes()
         self._packing = threading.Lock()
 
-    # ---- what a layer says of itself ---------------------------------------------------------------------
+    # ---- properties of a layer ---------------------------------------------------------------------------
 
     def output_size(self, input_size: int) -> int:
         """Features of the output for this many features of the input."""
@@ -89,18 +90,18 @@ class Layer:
         options["dtype"] = None if self.follows_input_dtype else self.dtype.name
         return options
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles take the options and the parameters, and none of the buffers."""
         values = self.flat_values.copy() if self.built else None
         return _rebuild, (type(self), self.options, self.input_size, values)
 
     # ---- parameters --------------------------------------------------------------------------------------
 
-    def use_dtype(self, dtype) -> None:
+    def use_dtype(self, dtype: DTypeLike) -> None:
         """Work in another dtype from now on; for layers without parameters."""
         if np.dtype(dtype) != self.dtype:
             self.dtype = np.dtype(dtype)
-            self.forget_passes()
+            self.drop_passes()
 
     def to(self, device: str) -> Any:
         """Work on another device from now on.
@@ -125,13 +126,13 @@ class Layer:
         device = check_device(device)
         if device != self.device:
             self.device, self._on_gpu = device, None
-            self.forget_passes()
+            self.drop_passes()
         return self
 
-    def forget_passes(self) -> None:
+    def drop_passes(self) -> None:
         """Passes of earlier calls know parameters or devices that are no longer right."""
         self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
-        self._latest: tuple[Pass, Form, Layout, Form, Layout] | None = None
+        self._latest: tuple[Pass, BatchForm, Layout, BatchForm, Layout] | None = None
 
     def cuda_parameters(self) -> "CudaParameters":
         """The parameters on the GPU."""
@@ -178,7 +179,7 @@ class Layer:
             self._gradients[name] = self.flat_gradients[begin:end].reshape(shape)
             self.values[name][...] = self.initialize(name, shape, rng)
         self.input_size, self._on_gpu = input_size, None
-        self.forget_passes()
+        self.drop_passes()
         self.version += 1
 
     @property
@@ -244,7 +245,7 @@ class Layer:
         """How many numbers the parameters hold."""
         return int(self.flat_values.size)
 
-    def read_input(self, x: Any, lengths: Any, name: str = "x") -> Steps:
+    def read_input(self, x: Any, lengths: Any, name: str = "x") -> FlatBatch:
         """Check the input; a layer without a dtype of its own takes the input's."""
         dtype = np.dtype(_float_dtype_of(x)) if self.follows_input_dtype else self.dtype
         vectors, tokens = self.takes_vectors, self.takes_tokens
@@ -264,18 +265,20 @@ class Layer:
         assert self.input_size is not None
         return self.input_size
 
-    def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
+    def pack_input(self, steps: FlatBatch, layout: Layout) -> np.ndarray:
         """The matrix of inputs in packed order."""
         return pack_steps(steps, layout)
 
-    def take_pass(self, training: bool) -> Any:
-        """A pass that nobody uses, with the buffers of an earlier call where there is one."""
+    def acquire_pass(self, training: bool) -> Any:
+        """A pass that is not in use, with the buffers of an earlier call where there is one."""
         try:
             return self._spare[training].pop()
         except IndexError:
             return self.new_pass(training)
 
-    def keep(self, run: Pass, form: Form, layout: Layout, out_form: Form, out_layout: Layout) -> None:
+    def remember_pass(
+        self, run: Pass, form: BatchForm, layout: Layout, out_form: BatchForm, out_layout: Layout
+    ) -> None:
         """A forward has succeeded: it is the latest one from now on."""
         self.release_pass()
         if run.training:
@@ -283,7 +286,7 @@ class Layer:
         elif not self._spare[False] and run.buffers.nbytes <= LARGEST_SPARE_BYTES:
             self._spare[False].append(run)
 
-    def latest_pass(self) -> tuple[Any, Form, Layout, Form, Layout]:
+    def latest_pass(self) -> tuple[Any, BatchForm, Layout, BatchForm, Layout]:
         """What the latest forward left, for one backward: it overwrites the sums that it reads."""
         if self._latest is None:
             raise RuntimeError("backward needs a forward(training=True) before it, one for each backward")
@@ -303,7 +306,7 @@ def _float_dtype_of(x: Any) -> str:
 
 
 def _rebuild(
-    layer_class, options: dict[str, Any], input_size: int | None, values: np.ndarray | None
+    layer_class: type["Layer"], options: dict[str, Any], input_size: int | None, values: np.ndarray | None
 ) -> Layer:
     if options["device"] == "cuda" and not cuda_available():
         warnings.warn(

@@ -12,7 +12,7 @@ from numbarnn.sequences.layout import Layout
 
 
 class Chain:
-    """One way forward and back through a list of layers, with all its buffers.
+    """One forward and backward through a list of layers, with all its buffers.
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ class Chain:
             layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.draws else None)
         return layout, x
 
-    def bring(self, x: np.ndarray, columns: int) -> Any:
-        """A batch of the host, to where the layers work; see `Pass.bring`."""
-        return self.passes[0].bring(x, columns)
+    def to_device(self, x: np.ndarray, columns: int) -> Any:
+        """A batch of the host, to where the layers work; see `Pass.to_device`."""
+        return self.passes[0].to_device(x, columns)
 
-    def fetch(self, y: Any) -> np.ndarray:
+    def to_host(self, y: Any) -> Any:
         """The output, in the host's memory."""
-        return self.passes[-1].fetch(y)
+        return self.passes[-1].to_host(y)
 
     def forward(self) -> None:
         """Compute the output."""

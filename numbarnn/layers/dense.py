@@ -1,26 +1,29 @@
 """Dense: an affine map of every step or row, with an optional nonlinearity."""
 
+from typing import Any
+
 import numpy as np
 
 from numbarnn import arguments
 from numbarnn.engine.dense import (
     ACTIVATIONS,
-    affine_backward,
-    affine_forward,
-    affine_weight_gradients,
+    dense_backward,
+    dense_forward,
+    dense_weight_gradients,
 )
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.threads import even_cuts, run
 from numbarnn.jit.cpu import PANEL_VECTORS, padded
-from numbarnn.layers.initializers import KERNEL_INITIALIZERS, initial_matrix
+from numbarnn.layers.initializers import WEIGHT_INITIALIZERS, initial_matrix
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
+from numbarnn.sequences.layout import Layout
 
 
 class DensePass(Pass):
     layer: "Dense"
 
-    def prepare(self, layout, x, seed):
+    def prepare(self, layout: Layout, x: Any, seed: int | None) -> tuple[Layout, Any]:
         layer = self.layer
         self.begin(layout, 2 * layout.total * layer.flat_values.size)
         self.x = x
@@ -28,14 +31,14 @@ class DensePass(Pass):
         self.y = self.buffers.matrix("y", layout.total, padded(layer.units, layer.dtype))
         return layout, self.y
 
-    def forward(self):
+    def forward(self) -> None:
         layer, layout = self.layer, self.layout
         self.run(
-            affine_forward, self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
+            dense_forward, self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
             layout.active, layout.offset,
         )  # fmt: skip
 
-    def prepare_backward(self, dy, need_dx):
+    def prepare_backward(self, dy: Any, need_dx: bool) -> Any:
         layer, rows = self.layer, self.layout.total
         self.dy = dy
         self.dsums = self.buffers.matrix("dsums", rows, self.y.shape[1])
@@ -43,22 +46,22 @@ class DensePass(Pass):
         self.dx = self.buffers.matrix("dx", rows if need_dx else 0, columns)
         return self.dx if need_dx else None
 
-    def backward(self):
+    def backward(self) -> None:
         layer, layout = self.layer, self.layout
         self.run(
-            affine_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_back,
+            dense_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_transposed,
             layer.zeros, self.dx, layout.active, layout.offset,
         )  # fmt: skip
         self._weight_gradients()
 
-    def _weight_gradients(self):
+    def _weight_gradients(self) -> None:
         layer = self.layer
         panels = layer.panels.shape[0]
         parts = min(self.threads, panels)
         dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
         dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
         run(
-            affine_weight_gradients, parts, even_cuts(panels, parts), self.x, self.dsums, self.layout.total,
+            dense_weight_gradients, parts, even_cuts(panels, parts), self.x, self.dsums, self.layout.total,
             dpanels, dbias, layer.column_map, layer.gradients["weight"],
         )  # fmt: skip
         layer.gradients["bias"][:] = dbias[: layer.units]
@@ -67,29 +70,31 @@ class DensePass(Pass):
 class Dense(StatelessLayer):
     """Affine map ``activation(x @ weight.T + bias)`` of every step, or of one vector a row.
 
-    Parameters
-    ----------
-    units : int
-        Features of the output.
-    activation : {None, "tanh", "relu", "sigmoid"}
-        The nonlinearity. A classifier's last layer has none: the losses take logits.
-    dtype : {"float32", "float64"}
-        What parameters and results are made of.
-    kernel_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
-        First values of the weights; with ``"pytorch"`` of the bias too.
-    device : {"cpu", "cuda"}
-        Where the layer works; "cuda" is an NVIDIA GPU.
+        Parameters
+        ----------
+        units : int
+            Features of the output.
+        activation : {None, "tanh", "relu", "sigmoid"}
+            The nonlinearity. A classifier's last layer has none: the losses take logits.
+        dtype : {"float32", "float64"}
+            What parameters and results are made of.
+        weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+            First values of the weights; with ``"pytorch"`` of the bias too.
+        device : {"cpu", "cuda"}
+            Where the layer works; "cuda" is an NVIDIA GPU.
 
-    Notes
-    -----
-    Parameters: ``weight (units, I)`` and ``bias (units,)``.
+        Notes
+        -----
+        Parameters: ``weight (units, I)`` and ``bias (units,)``.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import numbarnn
-    >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
-    (2, 4)
+        Examples
+        --------
+        >>> from typing import Any
+
+    import numpy as np
+        >>> import numbarnn
+        >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
+        (2, 4)
     """
 
     pass_class = DensePass
@@ -101,7 +106,7 @@ class Dense(StatelessLayer):
         activation: str | None = None,
         *,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
+        weight_initializer: str = "glorot_uniform",
         device: str = "cpu",
     ) -> None:
         super().__init__(dtype, device)
@@ -110,32 +115,32 @@ class Dense(StatelessLayer):
             arguments.one_of("activation", activation, [name for name in ACTIVATIONS if name])
         self.activation = activation
         self.activation_code = ACTIVATIONS[activation]
-        self.kernel_initializer = arguments.one_of(
-            "kernel_initializer", kernel_initializer, KERNEL_INITIALIZERS
+        self.weight_initializer = arguments.one_of(
+            "weight_initializer", weight_initializer, WEIGHT_INITIALIZERS
         )
 
     def __repr__(self) -> str:
         return f"Dense({self.units}{f', activation={self.activation!r}' if self.activation else ''})"
 
-    def output_size(self, input_size):
+    def output_size(self, input_size: int) -> int:
         return self.units
 
-    def parameter_shapes(self, input_size):
+    def parameter_shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.units, input_size), "bias": (self.units,)}
 
-    def initialize(self, name, shape, rng):
+    def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         input_size = self.parameters["weight"].shape[1]
         if name == "weight":
-            return initial_matrix(self.kernel_initializer, shape[0], shape[1], rng, units=input_size)
-        if self.kernel_initializer == "pytorch":
-            return initial_matrix("pytorch", 1, shape[0], rng, units=input_size)[0]
+            return initial_matrix(self.weight_initializer, shape[0], shape[1], rng, units=input_size)
+        if self.weight_initializer == "pytorch":
+            return initial_matrix("pytorch", 1, shape[0], rng, units=input_size).reshape(shape)
         return np.zeros(shape)
 
-    def build(self, input_size, seed=None):
+    def build(self, input_size: int, seed: int | None = None) -> None:
         super().build(input_size, seed)
         self.column_map = identity_map(self.units, self.dtype)
         self.panels = panels_for(self.column_map.size, input_size, PANEL_VECTORS, self.dtype)
-        self.panels_back = panels_for(
+        self.panels_transposed = panels_for(
             padded(input_size, self.dtype), self.column_map.size, PANEL_VECTORS, self.dtype
         )
         self.packed_bias = aligned_zeros(self.column_map.size, self.dtype)
@@ -146,6 +151,6 @@ class Dense(StatelessLayer):
         """Bring the packed weights up to date."""
         with self._packing:
             if self._packed_version != self.version:
-                pack_matrix(self.values["weight"], self.column_map, self.panels, self.panels_back)
+                pack_matrix(self.values["weight"], self.column_map, self.panels, self.panels_transposed)
                 self.packed_bias[: self.units] = self.values["bias"]
                 self._packed_version = self.version

@@ -1,32 +1,35 @@
 """Dropout: numbers left out at random while training."""
 
+from typing import Any
+
 import numpy as np
 
 from numbarnn import arguments
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
+from numbarnn.sequences.layout import Layout
 
 
 class DropoutPass(Pass):
     layer: "Dropout"
 
     @property
-    def draws(self):
+    def draws(self) -> bool:
         return self.training and self.layer.rate > 0.0
 
-    def prepare(self, layout, x, seed):
+    def prepare(self, layout: Layout, x: Any, seed: int | None) -> tuple[Layout, Any]:
         self.begin(layout, layout.total * x.shape[1])
         self.x = x
         self.y = self.buffers.matrix("y", *x.shape) if self.draws else x
-        self.seed = np.array([seed_of(seed)] if self.draws else [], np.uint64)
+        self.seed = np.array([] if seed is None else [seed_of(seed)], np.uint64)
         return layout, self.y
 
-    def forward(self):
+    def forward(self) -> None:
         if self.draws:
             self._drop(self.x, self.y)
 
-    def _drop(self, x, y):
+    def _drop(self, x: Any, y: Any) -> None:
         layout, layer = self.layout, self.layer
         size = layer.known_input_size
         offsets = layout.offset[None]
@@ -35,12 +38,12 @@ class DropoutPass(Pass):
             layout.active,
         )  # fmt: skip
 
-    def prepare_backward(self, dy, need_dx):
+    def prepare_backward(self, dy: Any, need_dx: bool) -> Any:
         self.dy = dy
         self.dx = self.buffers.matrix("dx", *dy.shape) if self.draws else dy
         return self.dx if need_dx else None
 
-    def backward(self):
+    def backward(self) -> None:
         if self.draws:
             self._drop(self.dy, self.dx)
 

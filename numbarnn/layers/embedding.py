@@ -10,7 +10,7 @@ from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 from numbarnn.sequences.layout import Layout
-from numbarnn.sequences.reading import Steps, describe_place, pack_tokens
+from numbarnn.sequences.reading import FlatBatch, describe_place, pack_tokens
 
 
 @inlined
@@ -51,9 +51,9 @@ class EmbeddingPass(Pass):
     layer: "Embedding"
 
     def prepare(self, layout, x, seed):
-        self.begin(layout, layout.total * self.layer.dim)
+        self.begin(layout, layout.total * self.layer.embedding_dim)
         self.tokens = x
-        self.y = self.buffers.matrix("y", layout.total, padded(self.layer.dim, self.layer.dtype))
+        self.y = self.buffers.matrix("y", layout.total, padded(self.layer.embedding_dim, self.layer.dtype))
         return layout, self.y
 
     def forward(self):
@@ -65,8 +65,8 @@ class EmbeddingPass(Pass):
 
     def backward(self):
         # Tokens have no gradient; the table has.
-        parts = min(self.threads, self.layer.dim)
-        cuts = even_cuts(self.layer.dim, parts)
+        parts = min(self.threads, self.layer.embedding_dim)
+        cuts = even_cuts(self.layer.embedding_dim, parts)
         run(_add_up, parts, cuts, self.tokens, self.dy, self.layer.gradients["weight"])
 
 
@@ -77,7 +77,7 @@ class Embedding(StatelessLayer):
     ----------
     num_embeddings : int
         How many tokens there are: 0 .. num_embeddings - 1.
-    dim : int
+    embedding_dim : int
         Features of a vector.
     dtype : {"float32", "float64"}
         What parameters and results are made of.
@@ -86,8 +86,8 @@ class Embedding(StatelessLayer):
 
     Notes
     -----
-    Parameters: ``weight (num_embeddings, dim)``, drawn from a normal distribution as in PyTorch. ``forward``
-    takes integers ``(B, T)`` or a list of ``(T_i,)``; ``backward`` returns None.
+    Parameters: ``weight (num_embeddings, embedding_dim)``, drawn from a normal distribution as in PyTorch.
+    ``forward`` takes integers ``(B, T)`` or a list of ``(T_i,)``; ``backward`` returns None.
 
     Examples
     --------
@@ -102,24 +102,26 @@ class Embedding(StatelessLayer):
     takes_tokens = True
     takes_vectors = False
 
-    def __init__(self, num_embeddings: int, dim: int, *, dtype: str = "float32", device: str = "cpu") -> None:
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, dtype: str = "float32", device: str = "cpu"
+    ) -> None:
         super().__init__(dtype, device)
         self.num_embeddings = arguments.count("num_embeddings", num_embeddings)
-        self.dim = arguments.count("dim", dim)
+        self.embedding_dim = arguments.count("embedding_dim", embedding_dim)
 
     def __repr__(self) -> str:
-        return f"Embedding({self.num_embeddings}, {self.dim})"
+        return f"Embedding({self.num_embeddings}, {self.embedding_dim})"
 
     def output_size(self, input_size):
-        return self.dim
+        return self.embedding_dim
 
     def parameter_shapes(self, input_size):
-        return {"weight": (self.num_embeddings, self.dim)}
+        return {"weight": (self.num_embeddings, self.embedding_dim)}
 
     def initialize(self, name, shape, rng):
         return rng.standard_normal(shape)
 
-    def pack_input(self, steps: Steps, layout: Layout) -> np.ndarray:
+    def pack_input(self, steps: FlatBatch, layout: Layout) -> np.ndarray:
         bad = np.flatnonzero((steps.values < 0) | (steps.values >= self.num_embeddings))
         valid = np.zeros(len(steps.values), np.bool_)
         for start, count in zip(steps.form.starts, steps.form.lengths, strict=True):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-KERNEL_INITIALIZERS = ("glorot_uniform", "orthogonal", "pytorch")
+WEIGHT_INITIALIZERS = ("glorot_uniform", "orthogonal", "pytorch")
 RECURRENT_INITIALIZERS = ("orthogonal", "identity", "glorot_uniform", "pytorch")
 
 

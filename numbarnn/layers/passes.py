@@ -1,11 +1,11 @@
-"""Passes: the buffers and the calls of one way forward and back through a layer.
+"""Passes: the buffers and the calls of one forward and backward through a layer.
 
 A layer holds parameters. A pass belongs to a call or to a fit, so that two threads may predict with one
 layer. The public methods and `Sequential.fit` drive passes in the same way:
 
-    prepare           set up for a batch, hand out the matrix of the output
+    prepare           set up for a batch, return the matrix of the output
     forward           fill it
-    prepare_backward  take the matrix of the output's gradient, hand out the input's
+    prepare_backward  take the matrix of the output's gradient, return that of the input's
     backward          fill that, and the gradients of the parameters
 """
 
@@ -13,21 +13,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import get_num_threads, run
 from numbarnn.sequences.layout import Layout
 
-# A share of about 30 microseconds. A fork costs a few, but what one core wrote and another one reads next has
-# to travel between them: with 500,000 a training step of one row of 100 steps took longer on two threads.
+# About 30 microseconds of work for each thread. A fork costs a few, but what one core wrote and another one
+# reads next has to travel between them: with 500,000 a training step of one row of 100 steps took longer on
+# two threads.
 OPERATIONS_WORTH_A_THREAD = 2_000_000
 
 
 class Buffers:
     """Named arrays that grow when a larger batch comes and are otherwise used again."""
 
-    def __init__(self, dtype) -> None:
+    def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self._arrays: dict[Any, np.ndarray] = {}
         self._views: dict[Any, np.ndarray] = {}
@@ -54,14 +56,14 @@ class Buffers:
 
 
 class Pass:
-    """One way forward and back through a layer, with its buffers.
+    """One forward and backward through a layer, with its buffers.
 
     Attributes
     ----------
     layout : Layout
         The present batch's.
     threads : int
-        How many are worth it for the batch.
+        How many the batch uses.
     cuts : int64 array
         How they share the rows.
     """
@@ -84,26 +86,27 @@ class Pass:
 
     @staticmethod
     def threads_for(operations: int) -> int:
-        """How many threads are worth it for so many multiplications and additions."""
+        """How many threads pay for this number of multiplications and additions."""
         return max(1, min(get_num_threads(), operations // OPERATIONS_WORTH_A_THREAD))
 
-    def bring(self, matrix: np.ndarray, columns: int) -> Any:
-        """A matrix of the host in packed order, of which so many columns count, or a vector of tokens: to
-        where this pass works."""
+    def to_device(self, matrix: np.ndarray, columns: int) -> Any:
+        """A matrix of the host in packed order, of which `columns` columns count, or a vector of tokens: to
+        the device of this pass."""
         return matrix
 
-    def fetch(self, matrix: Any) -> np.ndarray:
-        """`bring` undone: a matrix of this pass as one of the host, its rows padded to whole vectors."""
+    def to_host(self, matrix: Any) -> Any:
+        """`to_device` in the other direction: a matrix of this pass as one of the host, its rows padded to
+        whole vectors."""
         return matrix
 
     def hand_out_gradients(self) -> None:
         """The gradients of the parameters that backward left are those of the layer from now on."""
 
-    def run(self, kernel: Callable, *arguments: Any) -> None:
+    def run(self, kernel: Callable[..., None], *arguments: Any) -> None:
         """Run a kernel that works on parts of the rows."""
         run(kernel, self.cuts.size - 1, self.cuts, *arguments)
 
-    def record(self, kernel: Callable, *arguments: Any) -> Call:
+    def record(self, kernel: Callable[..., None], *arguments: Any) -> Call:
         """`run` written down, for a program."""
         return record(kernel, self.cuts, *arguments)
 

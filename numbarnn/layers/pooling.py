@@ -43,7 +43,7 @@ def _mean_backward_rows(part, arguments):
 
 @kernel
 def _mean_backward(team, cuts, dy, dx, lengths, active, offset):
-    """`_mean_forward` undone: every step gets an equal share."""
+    """Backward of `_mean_forward`: every step gets an equal part."""
     fork(team, cuts.size - 1, _mean_backward_rows, (cuts, dy, dx, lengths, active, offset))
 
 
@@ -89,7 +89,7 @@ def _max_backward_rows(part, arguments):
 
 @kernel
 def _max_backward(team, cuts, dy, dx, winners, active, offset):
-    """`_max_forward` undone: the winning step gets all."""
+    """Backward of `_max_forward`: the largest step gets all."""
     fork(team, cuts.size - 1, _max_backward_rows, (cuts, dy, dx, winners, active, offset))
 
 

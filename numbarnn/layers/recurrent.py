@@ -1,5 +1,6 @@
 """RNN, LSTM and GRU: stacked and bidirectional layers of one cell."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,16 @@ from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.devices import is_on_gpu
-from numbarnn.engine.packing import aligned_zeros, room_for
+from numbarnn.engine.packing import aligned_zeros, empty_matrix
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
-from numbarnn.layers.initializers import KERNEL_INITIALIZERS, RECURRENT_INITIALIZERS, initial_matrix
-from numbarnn.layers.packed_direction import PACKED_NUMBERS_WORTH_A_FORK, PackedDirection
+from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALIZERS, initial_matrix
 from numbarnn.layers.recurrent_pass import RecurrentPass
+from numbarnn.layers.weight_panels import PACKED_NUMBERS_WORTH_A_FORK, WeightPanels
 from numbarnn.sequences.reading import (
-    Steps,
+    BatchForm,
+    FlatBatch,
     array_form,
     check_finite,
     fault_error,
@@ -47,10 +49,10 @@ class Recurrent(Layer):
         dropout: float,
         return_sequences: bool,
         dtype: str,
-        kernel_initializer: str,
-        recurrent_initializer: str,
         device: str,
         precision: str,
+        weight_initializer: str,
+        recurrent_initializer: str,
     ) -> None:
         super().__init__(dtype, device)
         self.cell = cell
@@ -60,8 +62,8 @@ class Recurrent(Layer):
         self.bias = arguments.flag("bias", bias)
         self.dropout = arguments.fraction("dropout", dropout)
         self.return_sequences = arguments.flag("return_sequences", return_sequences)
-        self.kernel_initializer = arguments.one_of(
-            "kernel_initializer", kernel_initializer, KERNEL_INITIALIZERS
+        self.weight_initializer = arguments.one_of(
+            "weight_initializer", weight_initializer, WEIGHT_INITIALIZERS
         )
         self.recurrent_initializer = arguments.one_of(
             "recurrent_initializer", recurrent_initializer, RECURRENT_INITIALIZERS
@@ -70,7 +72,7 @@ class Recurrent(Layer):
         if precision != "float32" and self.dtype != np.float32:
             raise ValueError(f'precision={precision!r} needs dtype="float32", not dtype="{self.dtype}"')
         self.directions = 2 if bidirectional else 1
-        self._packed: list[PackedDirection] = []
+        self._packed: list[WeightPanels] = []
         self._packed_version = {True: -1, False: -1}  # with the weights for backward, and without
         self._zeros = np.zeros(0, self.dtype)
         self._no_states = (np.zeros((0, 0, 0), self.dtype),) * 2
@@ -92,13 +94,13 @@ class Recurrent(Layer):
         ]
         return f"{type(self).__name__}({', '.join([str(self.hidden_size), *said])})"
 
-    def output_size(self, input_size):
+    def output_size(self, input_size: int) -> int:
         return self.directions * self.hidden_size
 
-    def gives_sequence(self, takes_sequence):
+    def gives_sequence(self, takes_sequence: bool) -> bool:
         return self.return_sequences
 
-    def parameter_shapes(self, input_size):
+    def parameter_shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
         rows = len(self.cell.gates) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {}
         for level in range(self.num_layers):
@@ -111,32 +113,32 @@ class Recurrent(Layer):
                     shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
         return shapes
 
-    def initialize(self, name, shape, rng):
+    def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         gates, hidden = len(self.cell.gates), self.hidden_size
         if name.startswith("weight"):
-            chosen = self.kernel_initializer if "_ih" in name else self.recurrent_initializer
+            chosen = self.weight_initializer if "_ih" in name else self.recurrent_initializer
             return np.concatenate(
                 [initial_matrix(chosen, hidden, shape[1], rng, units=hidden) for _ in range(gates)]
             )
-        if self.kernel_initializer == "pytorch":
-            return initial_matrix("pytorch", 1, shape[0], rng, units=hidden)[0]
+        if self.weight_initializer == "pytorch":
+            return initial_matrix("pytorch", 1, shape[0], rng, units=hidden).reshape(shape)
         values = np.zeros((gates, hidden))
         if self.cell.forget_gate and "_ih" in name:
             values[self.cell.gates.index(self.cell.forget_gate)] = 1.0  # an open memory at the start
         return values.reshape(shape)
 
-    def build(self, input_size, seed=None):
+    def build(self, input_size: int, seed: int | None = None) -> None:
         super().build(input_size, seed)
         self.direction_values = self.by_direction(self.values)
         self.direction_gradients = self.by_direction(self._gradients)
         self._packed = [
-            PackedDirection(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
+            WeightPanels(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
             for values in self.direction_values
         ]
         self._packing_programs: dict[tuple[bool, int], Program] = {}
         self._packed_version = {True: -1, False: -1}
 
-    def by_direction(self, arrays):
+    def by_direction(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
         result = []
         for k in range(self.num_layers * self.directions):
@@ -146,21 +148,21 @@ class Recurrent(Layer):
             result.append(tuple(arrays.get(name + suffix, NO_BIAS[self.dtype]) for name in names))
         return result
 
-    def packed(self, with_back: bool) -> list[PackedDirection]:
+    def packed(self, with_transposed: bool) -> list[WeightPanels]:
         """The packed weights, brought up to date."""
         # Most calls find everything up to date, and need no lock to see it.
-        if self._packed_version[with_back] != self.version:
+        if self._packed_version[with_transposed] != self.version:
             with self._packing:
-                if self._packed_version[with_back] != self.version:
-                    self._packing_program(with_back, get_num_threads()).run()
-                    self._packed_version[with_back] = self._packed_version[False] = self.version
+                if self._packed_version[with_transposed] != self.version:
+                    self._packing_program(with_transposed, get_num_threads()).run()
+                    self._packed_version[with_transposed] = self._packed_version[False] = self.version
         return self._packed
 
-    def _packing_program(self, with_back, threads):
-        program = self._packing_programs.get((with_back, threads))
+    def _packing_program(self, with_transposed: bool, threads: int) -> Program:
+        program = self._packing_programs.get((with_transposed, threads))
         if program is None:
             chains = [
-                packed.pack_calls(values, with_back, threads)
+                packed.pack_calls(values, with_transposed, threads)
                 for packed, values in zip(self._packed, self.direction_values, strict=True)
             ]
             # A thread that packs the weights of a direction has them in its cache when it runs it.
@@ -168,7 +170,7 @@ class Recurrent(Layer):
                 calls = [record_together(chains)]
             else:
                 calls = [call for chain in chains for call in chain]
-            program = self._packing_programs[with_back, threads] = Program(calls)
+            program = self._packing_programs[with_transposed, threads] = Program(calls)
         return program
 
     def zeros_for(self, width: int) -> np.ndarray:
@@ -177,7 +179,14 @@ class Recurrent(Layer):
             self._zeros = aligned_zeros(width, self.dtype)
         return self._zeros
 
-    def forward(self, x, initial_state=None, lengths=None, training=False, seed=None):
+    def forward(
+        self,
+        x: Any,
+        initial_state: Any = None,
+        lengths: Any = None,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> tuple[Any, Any]:
         """Run over sequences.
 
         Parameters
@@ -214,7 +223,15 @@ class Recurrent(Layer):
         y, state = self._run(steps, initial_state, training, seed, "x", "initial_state")
         return in_form(y, steps.form), state
 
-    def _run(self, steps, initial_state, training, seed, x_name, state_name):
+    def _run(
+        self,
+        steps: FlatBatch,
+        initial_state: Any,
+        training: bool,
+        seed: int | None,
+        x_name: str,
+        state_name: str,
+    ) -> tuple[np.ndarray, Any]:
         """The outputs as a flat matrix, and the final states; errors call the arguments by these names."""
         form = steps.form
         if seed is not None or (training and self.dropout > 0.0):
@@ -223,30 +240,30 @@ class Recurrent(Layer):
         if not self.built:
             check_finite(steps, x_name)
             self.build(steps.width())
-        run = self.take_pass(training)
-        y = room_for(form.flat_rows, self.output_size(0), self.dtype)
-        states = self._room_for_states(form.layout.rows)
+        run = self.acquire_pass(training)
+        y = empty_matrix(form.flat_rows, self.output_size(0), self.dtype)
+        states = self._empty_states(form.layout.rows)
         fault = run.forward_on(form, seed, initial, steps.values, y, states)
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, x_name, state_name)
-        self.keep(run, form, form.layout, form, form.layout)
-        return y, self.hand_out(states)
+        self.remember_pass(run, form, form.layout, form, form.layout)
+        return y, self.export_states(states)
 
-    def _fault_error(self, fault, form, x_name, state_name):
+    def _fault_error(self, fault: int, form: BatchForm, x_name: str, state_name: str) -> ValueError:
         if fault > NO_FAULT:
             return fault_error(form, fault, x_name, self.dtype)
         name = self.cell.states[FAULT_IN_STATE - fault]
         return arguments.not_finite(f"{state_name} ({name})", self.dtype)
 
-    def read_input(self, x, lengths, name="x"):
+    def read_input(self, x: Any, lengths: Any, name: str = "x") -> FlatBatch:
         # Most calls bring an array that needs no change; a small layer runs in few microseconds.
         if type(x) is np.ndarray and x.dtype == self.dtype and x.ndim == 3:
             rows, count, width = x.shape
             if width == self.input_size and x.size and x.flags.c_contiguous:
-                return Steps(x.reshape(rows * count, width), array_form(rows, count, lengths))
+                return FlatBatch(x.reshape(rows * count, width), array_form(rows, count, lengths))
         return super().read_input(x, lengths, name)
 
-    def backward(self, dy, dstate=None, input_gradient=True):
+    def backward(self, dy: Any, dstate: Any = None, input_gradient: bool = True) -> tuple[Any, Any]:
         """Backpropagation through the latest ``forward(training=True)``, exact and over all steps.
 
         Gradients of the parameters are in `gradients` afterwards; nothing accumulates.
@@ -282,15 +299,15 @@ class Recurrent(Layer):
             return cuda_calls.backward_recurrent(self, dy, dstate, input_gradient)
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, "dstate")
-        dx = room_for(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
-        dstates = self._room_for_states(layout.rows)
+        dx = empty_matrix(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
+        dstates = self._empty_states(layout.rows)
         fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, "dy", "dstate")
         self.release_pass()
-        return (None if dx is None else in_form(dx, form)), self.hand_out(dstates)
+        return (None if dx is None else in_form(dx, form)), self.export_states(dstates)
 
-    def step(self, x_t, state=None):
+    def step(self, x_t: Any, state: Any = None) -> tuple[np.ndarray, Any]:
         """Advance by one time step, for streaming.
 
         Parameters
@@ -320,7 +337,7 @@ class Recurrent(Layer):
             if x_t.ndim != 2:
                 raise ValueError(f"x_t must have shape (B, I), not {x_t.shape}")
             x_t = self.read_input(x_t[:, None], None, "x_t").values
-        return self._run(Steps(x_t, full_form(len(x_t), 1)), state, False, None, "x_t", "state")
+        return self._run(FlatBatch(x_t, full_form(len(x_t), 1)), state, False, None, "x_t", "state")
 
     def kernel_weights(self) -> Any:
         """The packed weights for `numbarnn.kernels`, a NamedTuple of contiguous arrays.
@@ -343,13 +360,13 @@ class Recurrent(Layer):
             from numbarnn.layers.cuda.runs import weights_of_steps  # where a GPU is asked for
 
             return weights_of_steps(self)
-        weights = self.packed(with_back=False)[0].weights
+        weights = self.packed(with_transposed=False)[0].weights
         copies = [aligned_zeros(array.shape, self.dtype) for array in weights]
         for copy, array in zip(copies, weights, strict=True):
             copy[...] = array
         return self.cell.weights(*copies)
 
-    def _read_states(self, state, rows, name):
+    def _read_states(self, state: Any, rows: int, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Given states as a pair of contiguous (L * D, B, H) arrays; empty ones for none."""
         if state is None:
             return self._no_states
@@ -361,17 +378,17 @@ class Recurrent(Layer):
             raise ValueError(f"{name} must be a tuple ({', '.join(names)}) of arrays")
         return self._read_state(state[0], shape, name, "h"), self._read_state(state[1], shape, name, "c")
 
-    def _read_state(self, state, shape, name, label):
+    def _read_state(self, state: Any, shape: tuple[int, ...], name: str, label: str) -> np.ndarray:
         if type(state) is np.ndarray and state.shape == shape and state.dtype == self.dtype:
             if state.flags.c_contiguous and state.flags.writeable:
                 return state  # the pass finds numbers that are not finite
         # Read-only arrays are a type of their own to Numba, which would compile for each combination.
         return np.array(arguments.finite_array(f"{name} ({label})", state, shape, self.dtype), order="C")
 
-    def _room_for_states(self, rows):
+    def _empty_states(self, rows: int) -> np.ndarray:
         return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)
 
-    def hand_out(self, states):
+    def export_states(self, states: np.ndarray) -> Any:
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
         return states[0] if len(states) == 1 else (states[0], states[1])
 
@@ -396,10 +413,6 @@ class LSTM(Recurrent):
         directions side by side).
     dtype : {"float32", "float64"}
         What parameters and results are made of.
-    kernel_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
-        First values of the input weights; with ``"pytorch"`` biases too.
-    recurrent_initializer : {"orthogonal", "identity", "glorot_uniform", "pytorch"}
-        First values of the recurrent weights.
     device : {"cpu", "cuda"}
         Where the layer works; "cuda" is an NVIDIA GPU.
     precision : {"float32", "tf32", "float16"}
@@ -409,6 +422,10 @@ class LSTM(Recurrent):
         these in 16 bits as well, so that larger layers fit; weights beyond 65504 become infinite. For first
         parameters, outputs and gradients then are off by at most 2e-3 of the largest one (all cells, H from
         16 to 256, up to 1000 steps).
+    weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+        First values of the input weights; with ``"pytorch"`` biases too.
+    recurrent_initializer : {"orthogonal", "identity", "glorot_uniform", "pytorch"}
+        First values of the recurrent weights.
 
     Notes
     -----
@@ -428,21 +445,21 @@ class LSTM(Recurrent):
     def __init__(
         self,
         hidden_size: int,
+        *,
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
-        *,
         return_sequences: bool = False,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
-        recurrent_initializer: str = "orthogonal",
         device: str = "cpu",
         precision: str = "float32",
+        weight_initializer: str = "glorot_uniform",
+        recurrent_initializer: str = "orthogonal",
     ) -> None:
         super().__init__(
             CELLS["lstm"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            kernel_initializer, recurrent_initializer, device, precision,
+            device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip
 
 
@@ -457,7 +474,7 @@ class GRU(Recurrent):
         Apply the reset gate after the recurrent product, as PyTorch and cuDNN do. Only True is built so far.
     num_layers, bidirectional, bias, dropout, return_sequences, dtype
         As in `LSTM`.
-    kernel_initializer, recurrent_initializer, device, precision
+    device, precision, weight_initializer, recurrent_initializer
         As in `LSTM`.
 
     Notes
@@ -477,25 +494,25 @@ class GRU(Recurrent):
     def __init__(
         self,
         hidden_size: int,
+        *,
         reset_after: bool = True,
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
-        *,
         return_sequences: bool = False,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
-        recurrent_initializer: str = "orthogonal",
         device: str = "cpu",
         precision: str = "float32",
+        weight_initializer: str = "glorot_uniform",
+        recurrent_initializer: str = "orthogonal",
     ) -> None:
         if not arguments.flag("reset_after", reset_after):
             raise ValueError("reset_after must be True: the other variant is not built yet")
         self.reset_after = True
         super().__init__(
             CELLS["gru"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            kernel_initializer, recurrent_initializer, device, precision,
+            device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip
 
 
@@ -510,12 +527,10 @@ class RNN(Recurrent):
         The nonlinearity.
     num_layers, bidirectional, bias, dropout, return_sequences, dtype
         As in `LSTM`.
-    kernel_initializer
+    device, precision, weight_initializer
         As in `LSTM`.
     recurrent_initializer : str, optional
         As in `LSTM`; by default ``"orthogonal"`` for tanh and ``"identity"`` for relu.
-    device, precision
-        As in `LSTM`.
 
     Notes
     -----
@@ -533,23 +548,23 @@ class RNN(Recurrent):
     def __init__(
         self,
         hidden_size: int,
+        *,
         activation: str = "tanh",
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
-        *,
         return_sequences: bool = False,
         dtype: str = "float32",
-        kernel_initializer: str = "glorot_uniform",
-        recurrent_initializer: str | None = None,
         device: str = "cpu",
         precision: str = "float32",
+        weight_initializer: str = "glorot_uniform",
+        recurrent_initializer: str | None = None,
     ) -> None:
         self.activation = arguments.one_of("activation", activation, ("tanh", "relu"))
         if recurrent_initializer is None:
             recurrent_initializer = "identity" if activation == "relu" else "orthogonal"
         super().__init__(
             CELLS[f"rnn_{activation}"], hidden_size, num_layers, bidirectional, bias, dropout,
-            return_sequences, dtype, kernel_initializer, recurrent_initializer, device, precision,
+            return_sequences, dtype, device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from numbarnn import arguments
 from numbarnn.devices import is_on_gpu
 from numbarnn.layers.base import Layer
 from numbarnn.sequences.reading import (
-    Steps,
+    FlatBatch,
     check_finite,
     pack_steps,
     read_like,
@@ -52,13 +52,13 @@ class StatelessLayer(Layer):
         x_packed = self.pack_input(steps, layout)
         if not self.built:
             self.build(steps.width())
-        run = self.take_pass(training)
-        x_there = run.bring(x_packed, self.known_input_size)
-        out_layout, y = run.prepare(layout, x_there, seed if training else None)
+        run = self.acquire_pass(training)
+        x_on_device = run.to_device(x_packed, self.known_input_size)
+        out_layout, y = run.prepare(layout, x_on_device, seed if training else None)
         run.forward()
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
-        result = unpack_steps(run.fetch(y), self.output_size(self.known_input_size), out_form, out_layout)
-        self.keep(run, steps.form, layout, out_form, out_layout)
+        result = unpack_steps(run.to_host(y), self.output_size(self.known_input_size), out_form, out_layout)
+        self.remember_pass(run, steps.form, layout, out_form, out_layout)
         return result
 
     def backward(self, dy: Any) -> Any:
@@ -87,13 +87,13 @@ class StatelessLayer(Layer):
 
             return cuda_calls.backward_stateless(self, dy)
         size = self.output_size(self.known_input_size)
-        steps = Steps(read_like(dy, out_form, size, self.dtype, "dy"), out_form)
+        steps = FlatBatch(read_like(dy, out_form, size, self.dtype, "dy"), out_form)
         check_finite(steps, "dy")
         packed = pack_steps(steps, out_layout)
-        dx = run.prepare_backward(run.bring(packed, size), need_dx=not self.takes_tokens)
+        dx = run.prepare_backward(run.to_device(packed, size), need_dx=not self.takes_tokens)
         run.backward()
         run.hand_out_gradients()
         self.release_pass()
         if dx is None:
             return None
-        return unpack_steps(run.fetch(dx), self.known_input_size, form, layout)
+        return unpack_steps(run.to_host(dx), self.known_input_size, form, layout)

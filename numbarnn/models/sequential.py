@@ -12,7 +12,7 @@ from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.sequences.layout import Layout, scatter_steps
-from numbarnn.sequences.reading import Form, Steps, in_form, vector_form
+from numbarnn.sequences.reading import BatchForm, FlatBatch, in_form, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples, Samples, read_samples
 from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit
@@ -127,7 +127,7 @@ class Sequential:
                 else:
                     raise ValueError(
                         f"layer {i} ({layer!r}) needs sequences, and layer {i - 1} ({self.layers[i - 1]!r})"
-                        " gives one vector a row; set return_sequences=True there"
+                        " gives one vector a row; set return_sequences=True in that layer"
                     )
             sequence = layer.gives_sequence(sequence)
 
@@ -276,7 +276,7 @@ class Sequential:
         ----------
         x : array (B, T, I) or list of arrays (T_i, I); for tokens (B, T) or list of (T_i,) integers
             Sequences, all of their steps valid. With ``device="cuda"`` an array may be on the GPU already
-            (CuPy's, PyTorch's, JAX's); it stays there.
+            (CuPy's, PyTorch's, JAX's); it stays on the GPU.
         y : array or list
             Targets: one a sequence, or one a step where the model's output is a sequence. Integer labels for
             ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others. With
@@ -298,7 +298,7 @@ class Sequential:
         class_weight : dict of int to float, or "balanced", optional
             A weight for every label.
         shuffle : bool
-            Draw the order of rows anew every epoch.
+            Draw a new order of rows for every epoch.
         seed : int
             Fixes first parameters, order and dropout: the same seed gives the same bits.
         callbacks : iterable of Callback
@@ -391,7 +391,7 @@ class Sequential:
         -------
         array (B, K), or in the form of `x` where the output is a sequence
             For a classifier with `Dense` last, the logits. Of an `x` on the GPU they are CuPy's and stay
-            there; the host does not wait for them, nor does it check that `x` is finite.
+            on the GPU; the host does not wait for them, nor does it check that `x` is finite.
 
         Raises
         ------
@@ -417,19 +417,19 @@ class Sequential:
         for rows in batches(np.arange(steps.rows), batch_size):
             batch_form = samples.form_of(rows)
             layout = batch_form.layout
-            x_packed = chain.bring(samples.pack(batch_form, layout), steps.width())
+            x_packed = chain.to_device(samples.pack(batch_form, layout), steps.width())
             out_layout, y = chain.prepare(layout, x_packed, 0)
             chain.forward()
             if steps.on_gpu:
                 cuda_passes.scatter_steps(y, form.starts[rows], out_layout, flat)
             else:
-                scatter_steps(chain.fetch(y), form.starts[rows], out_layout, flat)
+                scatter_steps(chain.to_host(y), form.starts[rows], out_layout, flat)
         return in_form(flat, form)
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:
         """Probabilities: softmax or sigmoid of `predict`, as the loss of the latest fit says.
 
-        Of an `x` on the GPU they stay there as well.
+        Of an `x` on the GPU they stay on the GPU as well.
 
         Raises
         ------
@@ -449,9 +449,9 @@ class Sequential:
             raise RuntimeError(f"{what} needs to know the loss: fit the model first")
         return self._loss
 
-    def _read(self, x: Any, name: str, features: int | None = None) -> Steps:
+    def _read(self, x: Any, name: str, features: int | None = None) -> FlatBatch:
         first = self.layers[0]
-        read = _cuda_calls().read_steps if self._is_there(x, name) else read_samples
+        read = _cuda_calls().read_steps if self._is_on_gpu(x, name) else read_samples
         steps = read(x, self.dtype, name, time=self._needs_time, tokens=first.takes_tokens)
         wanted = first.input_size if first.built else features
         if not first.takes_tokens and wanted is not None and steps.width() != wanted:
@@ -463,7 +463,7 @@ class Sequential:
                 first.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
         return steps
 
-    def _is_there(self, given: Any, name: str) -> bool:
+    def _is_on_gpu(self, given: Any, name: str) -> bool:
         """Whether an argument is on the GPU already; a TypeError where it cannot be."""
         is_list = isinstance(given, (list, tuple)) and len(given) > 0
         array = given[0] if is_list else given
@@ -476,12 +476,12 @@ class Sequential:
                 ' copy it to the host, or move the model with to("cuda")'
             )
         if is_list:
-            raise TypeError(f"{name} must be one array where it is on the GPU, not a list of {kind} there")
+            raise TypeError(f"{name} must be one array where it is on the GPU, not a list of {kind}")
         return True
 
     def _on_host(self, given: Any, name: str) -> Any:
         """Targets or weights, which are checked on the host: those on the GPU are copied, once a call."""
-        return _cuda_calls().copy_to_host(given) if self._is_there(given, name) else given
+        return _cuda_calls().copy_to_host(given) if self._is_on_gpu(given, name) else given
 
     def _size_of_output(self, size: int) -> int:
         """Features of the output for an input of this many, if all layers fit one another."""
@@ -493,13 +493,21 @@ class Sequential:
             size = layer.output_size(size)
         return size
 
-    def _gives_sequence(self, form: Form) -> bool:
+    def _gives_sequence(self, form: BatchForm) -> bool:
         sequence = form.has_time
         for layer in self.layers:
             sequence = layer.gives_sequence(sequence)
         return sequence
 
-    def _label(self, steps, y, loss, size, sample_weight=None, class_weight=None) -> LabelledSamples:
+    def _label(
+        self,
+        steps: FlatBatch,
+        y: Any,
+        loss: Loss,
+        size: int,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+    ) -> LabelledSamples:
         per_step = self._gives_sequence(steps.form)
         tokens = self.layers[0].takes_tokens
         if steps.on_gpu and not tokens:
@@ -523,8 +531,8 @@ def _check_limit(value: Any, name: str) -> float | None:
 def _check_callbacks(callbacks: Any) -> list[Callback]:
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of callbacks, not {type(callbacks).__name__}")
-    callbacks = list(callbacks)
-    for i, callback in enumerate(callbacks):
+    listed: list[Callback] = list(callbacks)
+    for i, callback in enumerate(listed):
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks[{i}] must be a Callback, not {type(callback).__name__}")
-    return callbacks
+    return listed

@@ -15,8 +15,9 @@ LAYOUTS_CACHED = 16  # shapes of full arrays whose layouts are made once
 
 
 @kernel
-def _lay_out(lengths, order, sorted_lengths, places, active, offset):
-    """Fill in the arrays of `Layout`, which names them, by counting; equal lengths keep their order."""
+def _lay_out(lengths, order, sorted_lengths, inverse_order, active, offset):
+    """Fill in the arrays of `Layout`, which names them, by a counting sort; equal lengths keep their
+    order."""
     steps = active.size
     count = np.zeros(steps + 1, np.int64)
     for length in lengths:
@@ -30,7 +31,7 @@ def _lay_out(lengths, order, sorted_lengths, places, active, offset):
         length = lengths[row]
         order[place[length]] = row
         sorted_lengths[place[length]] = length
-        places[row] = place[length]
+        inverse_order[row] = place[length]
         place[length] += 1
     running, done = lengths.size, 0
     for t in range(steps):
@@ -42,7 +43,7 @@ def _lay_out(lengths, order, sorted_lengths, places, active, offset):
 
 
 def cuts_between(sizes: np.ndarray, parts: int) -> np.ndarray:
-    """Cuts that share out rows of these sizes evenly: part p goes from cut p to cut p + 1."""
+    """Cuts that divide rows of these sizes evenly: part p goes from cut p to cut p + 1."""
     # A row in which one share ends and the next begins goes to the one that has more of it.
     before_middle = np.cumsum(sizes) - sizes / 2
     inner = np.searchsorted(before_middle, sizes.sum() * np.arange(1, parts) / parts)
@@ -50,7 +51,7 @@ def cuts_between(sizes: np.ndarray, parts: int) -> np.ndarray:
 
 
 class Layout:
-    """Where the steps of a batch stand in memory.
+    """Where the steps of a batch are in memory.
 
     Parameters
     ----------
@@ -62,24 +63,24 @@ class Layout:
     rows, steps, total : int
         B, T (the longest length) and N (the sum of the lengths).
     order : int64 array (B,)
-        The caller's row that stands at each place: rows are sorted by falling length.
-    places : int64 array (B,)
-        Where each of the caller's rows stands.
+        The caller's row at each position: rows are sorted by falling length.
+    inverse_order : int64 array (B,)
+        The position of each of the caller's rows.
     lengths : int64 array (B,)
         The lengths in that order.
     active : int64 array (T,)
         Rows that still run at step t; they are the first ones.
     offset : int64 array (T + 1,)
-        Step t of the row at place b is row ``offset[t] + b`` of a matrix of N rows.
+        Step t of the row at position b is row ``offset[t] + b`` of a matrix of N rows.
     """
 
     def __init__(self, lengths: np.ndarray) -> None:
         self.rows = int(lengths.size)
         self.steps = int(lengths.max())
-        self.order, self.lengths, self.places = np.empty((3, self.rows), np.int64)
+        self.order, self.lengths, self.inverse_order = np.empty((3, self.rows), np.int64)
         self.active = np.empty(self.steps, np.int64)
         self.offset = np.empty(self.steps + 1, np.int64)
-        _lay_out(lengths, self.order, self.lengths, self.places, self.active, self.offset)
+        _lay_out(lengths, self.order, self.lengths, self.inverse_order, self.active, self.offset)
         self.total = int(self.offset[-1])
         self._cuts: dict[int, np.ndarray] = {1: np.array([0, self.rows])}
 
@@ -87,11 +88,13 @@ class Layout:
     def last(self) -> "Layout":
         """The layout of one value a sequence, in the same order of rows."""
         layout = Layout.__new__(Layout)
-        vars(layout).update(vars(full_layout(self.rows, 1)), order=self.order, places=self.places)
+        vars(layout).update(
+            vars(full_layout(self.rows, 1)), order=self.order, inverse_order=self.inverse_order
+        )
         return layout
 
     def row_cuts(self, parts: int) -> np.ndarray:
-        """Cuts between places that share out the steps evenly: part p goes from cut p to cut p + 1."""
+        """Cuts between positions that divide the steps evenly: part p goes from cut p to cut p + 1."""
         cuts = self._cuts.get(parts)
         if cuts is None:
             cuts = self._cuts[parts] = cuts_between(self.lengths, parts)
@@ -120,5 +123,5 @@ def flat_rows(starts: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def scatter_steps(packed: np.ndarray, starts: np.ndarray, layout: Layout, flat: np.ndarray) -> None:
-    """Write the rows of a packed matrix to their places in a flat one."""
+    """Write the rows of a packed matrix to their rows in a flat one."""
     unpack_rows(packed, starts, layout.order, layout.active, layout.offset, flat)

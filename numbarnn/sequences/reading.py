@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.engine.packing import aligned_zeros
@@ -20,7 +21,7 @@ FORMS_CACHED = 16  # forms of batches that are made once
 
 
 @dataclass(frozen=True)
-class Form:
+class BatchForm:
     """How the caller passed a batch, so that results go back alike."""
 
     is_list: bool
@@ -54,11 +55,11 @@ class Form:
         return Layout(self.lengths)
 
 
-class Steps(NamedTuple):
+class FlatBatch(NamedTuple):
     """A batch as one flat matrix (or, for tokens, a vector) of steps, in the caller's order."""
 
     values: np.ndarray
-    form: Form
+    form: BatchForm
 
     @property
     def lengths(self) -> np.ndarray:
@@ -78,8 +79,8 @@ class Steps(NamedTuple):
 
 
 def read_steps(
-    x: Any, dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
-) -> Steps:
+    x: Any, dtype: DTypeLike, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
+) -> FlatBatch:
     """Check a batch and lay it out flat.
 
     Parameters
@@ -92,7 +93,7 @@ def read_steps(
     name : str
         The argument's name, for errors.
     lengths : array-like of int (B,), optional
-        Valid steps of each row of an array; what lies behind them is ignored.
+        Valid steps of each row of an array; what follows them is ignored.
     time : bool
         False: an array of one dimension less, one vector a row, is taken as well.
     tokens : bool
@@ -100,7 +101,7 @@ def read_steps(
 
     Returns
     -------
-    Steps
+    FlatBatch
 
     Raises
     ------
@@ -121,17 +122,17 @@ def read_steps(
         if lengths is not None:
             raise ValueError(f"lengths is for sequences; {name} has one vector a row")
         form = vector_form(len(array))
-        return Steps(array, form)
+        return FlatBatch(array, form)
     if array.ndim != rank:
         wanted = "(B, T) array of tokens" if tokens else "(B, T, I) array"
         raise ValueError(f"{name} must be a {wanted} or a list of rows, not an array of shape {array.shape}")
     rows, steps = array.shape[:2]
     flat = array.reshape(rows * steps, *array.shape[2:])
-    return Steps(flat, array_form(rows, steps, lengths))
+    return FlatBatch(flat, array_form(rows, steps, lengths))
 
 
-def array_form(rows: int, steps: int, lengths: Any) -> "Form":
-    """The form of an array of so many rows and steps; `lengths` are the caller's, or None."""
+def array_form(rows: int, steps: int, lengths: Any) -> "BatchForm":
+    """The form of an array (rows, steps, ...); `lengths` are the caller's, or None."""
     if lengths is None:
         return full_form(rows, steps)
     if type(lengths) is not np.ndarray or lengths.dtype != np.int64 or lengths.shape != (rows,):
@@ -139,7 +140,7 @@ def array_form(rows: int, steps: int, lengths: Any) -> "Form":
     return _padded_form(lengths.tobytes(), steps)
 
 
-def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
+def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> FlatBatch:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
     if not tokens and type(x[0]) is np.ndarray and x[0].dtype == dtype:
@@ -160,10 +161,10 @@ def _read_rows(x: Any, dtype, name: str, rank: int, tokens: bool) -> Steps:
             )
         if row.size == 0:
             raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
-    return Steps(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+    return FlatBatch(np.concatenate(rows), _list_form(tuple(map(len, rows))))
 
 
-def _joined(rows: Any, dtype) -> Steps | None:
+def _joined(rows: Any, dtype: DTypeLike) -> FlatBatch | None:
     """Rows that fit one another, as most do, without a look at each; None where something is amiss."""
     try:
         values = np.concatenate(rows)
@@ -173,28 +174,28 @@ def _joined(rows: Any, dtype) -> Steps | None:
         return None
     lengths = tuple(map(len, rows))
     # Of rows in Fortran's order NumPy makes a matrix in that order.
-    return None if 0 in lengths else Steps(np.ascontiguousarray(values), _list_form(lengths))
+    return None if 0 in lengths else FlatBatch(np.ascontiguousarray(values), _list_form(lengths))
 
 
 @functools.lru_cache(maxsize=FORMS_CACHED)
-def _padded_form(lengths: bytes, steps: int) -> "Form":
+def _padded_form(lengths: bytes, steps: int) -> "BatchForm":
     """The form of an array whose rows have these lengths (the bytes of int64 numbers)."""
     counts = np.frombuffer(lengths, np.int64).copy()  # read-only arrays are a type of their own to Numba
     if counts.min() < 1 or counts.max() > steps:
         raise ValueError(
             f"lengths must lie in 1..{steps}, the steps of x, not in {counts.min()}..{counts.max()}"
         )
-    return Form(False, True, np.arange(counts.size) * steps, counts, steps)
+    return BatchForm(False, True, np.arange(counts.size) * steps, counts, steps)
 
 
 @functools.lru_cache(maxsize=FORMS_CACHED)
-def _list_form(lengths: tuple[int, ...]) -> "Form":
+def _list_form(lengths: tuple[int, ...]) -> "BatchForm":
     """The form of a list of rows: a loop over the same data finds its layout again."""
     counts = np.array(lengths, np.int64)
-    return Form(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
+    return BatchForm(True, True, np.cumsum(counts) - counts, counts, int(counts.max()))
 
 
-def _as_numbers(x: Any, dtype, name: str, tokens: bool) -> np.ndarray:
+def _as_numbers(x: Any, dtype: DTypeLike, name: str, tokens: bool) -> np.ndarray:
     """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
     if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous:
         return x  # nothing to do: a streaming loop calls this every few microseconds
@@ -210,20 +211,20 @@ def _read_lengths(lengths: Any, rows: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def check_finite(steps: Steps, name: str) -> None:
+def check_finite(steps: FlatBatch, name: str) -> None:
     """Raise a ValueError that says where, if a valid step holds NaN or infinity."""
     fault = first_fault(steps.values, steps.form.starts, steps.form.lengths)
     if fault != NO_FAULT:
         raise fault_error(steps.form, fault, name, steps.values.dtype)
 
 
-def fault_error(form: "Form", flat_row: int, name: str, dtype) -> ValueError:
+def fault_error(form: "BatchForm", flat_row: int, name: str, dtype: DTypeLike) -> ValueError:
     """The error for a row that holds NaN or infinity."""
     place = describe_place(form, flat_row)
     return ValueError(f"{name} must be finite: {place} holds NaN or infinity (as {dtype})")
 
 
-def pack_steps(steps: Steps, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
+def pack_steps(steps: FlatBatch, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
     """The matrix (N, features padded to whole vectors) that kernels read."""
     if out is None:
         width = padded(steps.values.shape[1], steps.values.dtype)
@@ -232,32 +233,32 @@ def pack_steps(steps: Steps, layout: Layout, out: np.ndarray | None = None) -> n
     return out
 
 
-def describe_place(form: Form, flat_row: int) -> str:
+def describe_place(form: BatchForm, flat_row: int) -> str:
     """ "row 3, step 7" for a row of the flat matrix."""
     row = int(np.searchsorted(form.starts, flat_row, side="right")) - 1
     step = flat_row - int(form.starts[row])
     return f"row {row}, step {step}" if form.has_time else f"row {row}"
 
 
-def pack_tokens(steps: Steps, layout: Layout) -> np.ndarray:
+def pack_tokens(steps: FlatBatch, layout: Layout) -> np.ndarray:
     """The tokens (N,) in packed order."""
-    return steps.values[flat_rows(steps.form.starts, layout)]
+    return steps.values.take(flat_rows(steps.form.starts, layout))
 
 
-def unpack_steps(packed: np.ndarray, size: int, form: Form, layout: Layout) -> Any:
+def unpack_steps(packed: np.ndarray, size: int, form: BatchForm, layout: Layout) -> Any:
     """A packed matrix in the caller's form: an array with zeros behind each row's end, or a list of rows."""
     flat = flat_matrix(form, size, packed.dtype)
     scatter_steps(packed, form.starts, layout, flat)
     return in_form(flat, form)
 
 
-def flat_matrix(form: Form, size: int, dtype) -> np.ndarray:
-    """Room for all steps in the caller's order; rows behind a sequence's end are 0."""
+def flat_matrix(form: BatchForm, size: int, dtype: DTypeLike) -> np.ndarray:
+    """A matrix for all steps in the caller's order; rows behind a sequence's end are 0."""
     make = np.empty if form.is_full or form.is_list else np.zeros
     return make((form.flat_rows, size), dtype)
 
 
-def in_form(flat: Any, form: Form) -> Any:
+def in_form(flat: Any, form: BatchForm) -> Any:
     """A flat matrix of steps, on the host or on the GPU, as the caller passed them."""
     if form.is_list:
         return [flat[rows] for rows in form.slices]
@@ -266,7 +267,7 @@ def in_form(flat: Any, form: Form) -> Any:
     return flat.reshape(form.lengths.size, form.padded_steps, flat.shape[1])
 
 
-def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
+def read_like(dy: Any, form: BatchForm, size: int, dtype: DTypeLike, name: str) -> np.ndarray:
     """The flat matrix of a gradient that must have the form and shape of an output.
 
     Raises
@@ -293,11 +294,11 @@ def read_like(dy: Any, form: Form, size: int, dtype, name: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=FORMS_CACHED)
-def full_form(rows: int, steps: int) -> Form:
+def full_form(rows: int, steps: int) -> BatchForm:
     """The form of an array whose rows all have the same length."""
-    return Form(False, True, np.arange(rows) * steps, np.full(rows, steps, np.int64), steps, True)
+    return BatchForm(False, True, np.arange(rows) * steps, np.full(rows, steps, np.int64), steps, True)
 
 
-def vector_form(rows: int) -> Form:
+def vector_form(rows: int) -> BatchForm:
     """The form of a batch with one vector a row."""
-    return Form(False, False, np.arange(rows), np.ones(rows, np.int64), 1, True)
+    return BatchForm(False, False, np.arange(rows), np.ones(rows, np.int64), 1, True)

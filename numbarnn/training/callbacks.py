@@ -62,7 +62,9 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when a number has not improved for some epochs, and go back to the best epoch's parameters [1]_.
+    """Stop when a number has not improved for some epochs, and go back to the best epoch's parameters.
+
+    See [1]_ for when to stop.
 
     Parameters
     ----------
@@ -185,7 +187,7 @@ class History:
     Attributes
     ----------
     history : dict of str to list of float
-        "loss", "accuracy" or "mae", the same with "val_" in front, "grad_norm", "learning_rate" and
+        "loss", "accuracy" or "mae", the same with ``val_`` in front, "grad_norm", "learning_rate" and
         "seconds"; each list has one entry an epoch.
     compile_seconds : float
         Time spent compiling kernels, 0 when they came from the cache.

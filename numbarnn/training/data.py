@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers
 from numbarnn.sequences.layout import Layout, flat_rows
-from numbarnn.sequences.reading import Form, Steps, check_finite, pack_steps, pack_tokens, read_steps
+from numbarnn.sequences.reading import BatchForm, FlatBatch, check_finite, pack_steps, pack_tokens, read_steps
 from numbarnn.training.losses import Loss
 
 
@@ -27,13 +28,13 @@ class Samples:
 
     Parameters
     ----------
-    steps : Steps
+    steps : FlatBatch
         All sequences, flat.
     tokens : bool
         Whether they hold tokens.
     """
 
-    def __init__(self, steps: Steps, tokens: bool) -> None:
+    def __init__(self, steps: FlatBatch, tokens: bool) -> None:
         self.steps = steps
         self.tokens = tokens
         self.on_gpu = steps.on_gpu
@@ -48,19 +49,19 @@ class Samples:
         """Of the inputs."""
         return self.steps.width()
 
-    def form_of(self, rows: np.ndarray) -> Form:
+    def form_of(self, rows: np.ndarray) -> BatchForm:
         """The form of a batch of these rows, in this order."""
         form = self.steps.form
         starts, lengths = form.starts[rows], form.lengths[rows]
-        return Form(True, form.has_time, starts, lengths, form.padded_steps, self._is_full)
+        return BatchForm(True, form.has_time, starts, lengths, form.padded_steps, self._is_full)
 
-    def pack(self, form: Form, layout: Layout) -> Any:
+    def pack(self, form: BatchForm, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""
         if self.on_gpu:
             from numbarnn.layers.cuda.passes import to_packed  # where there is a GPU, not before
 
             return to_packed(self.steps.values, form)
-        batch = Steps(self.steps.values, form)
+        batch = FlatBatch(self.steps.values, form)
         return pack_tokens(batch, layout) if self.tokens else pack_steps(batch, layout)
 
 
@@ -87,13 +88,13 @@ class LabelledSamples(Samples):
 
     def __init__(
         self,
-        steps: Steps,
+        steps: FlatBatch,
         tokens: bool,
         y: Any,
         per_step: bool,
         loss: Loss,
         size: int,
-        dtype,
+        dtype: DTypeLike,
         sample_weight: Any = None,
         class_weight: Any = None,
     ) -> None:
@@ -113,7 +114,7 @@ class LabelledSamples(Samples):
             raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The batch of these rows. It is good until the next: its inputs stand where those will stand."""
+        """The batch of these rows. It is valid until the next one, which uses the same buffer."""
         form = self.form_of(rows)
         layout = form.layout
         if self.tokens or self.on_gpu:
@@ -121,7 +122,7 @@ class LabelledSamples(Samples):
         else:
             values = self.steps.values
             x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
-            pack_steps(Steps(values, form), layout, x)
+            pack_steps(FlatBatch(values, form), layout, x)
         places = flat_rows(form.starts, layout) if self.per_step else rows[layout.order]
         targets = self.targets.take(places, axis=0)
         if not self._weighs:
@@ -130,7 +131,7 @@ class LabelledSamples(Samples):
         return Batch(layout, x, targets, weights, float(weights.sum()))
 
 
-def _row_of_each_step(form: Form) -> np.ndarray:
+def _row_of_each_step(form: BatchForm) -> np.ndarray:
     return np.repeat(np.arange(form.lengths.size), form.lengths)
 
 
@@ -142,7 +143,7 @@ def _row_targets(y: Any, rows: int) -> np.ndarray:
     return array
 
 
-def _flat_targets(y: Any, form: Form) -> np.ndarray:
+def _flat_targets(y: Any, form: BatchForm) -> np.ndarray:
     """Targets of every step, flat and in the order of the steps of x."""
     if not isinstance(y, (list, tuple, np.ndarray)):
         raise TypeError(f"y must be a list or an array of targets, not {type(y).__name__}")
@@ -182,8 +183,8 @@ def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndar
         if class_weight != "balanced":
             raise ValueError(f'class_weight must be a dict or "balanced", not {class_weight!r}')
         counts = np.bincount(targets, minlength=size)
-        per_class = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return per_class[targets]
+        per_class: np.ndarray = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return per_class.take(targets)
     if not isinstance(class_weight, dict):
         raise TypeError(f'class_weight must be a dict or "balanced", not {type(class_weight).__name__}')
     per_class = np.ones(size)
@@ -191,10 +192,10 @@ def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndar
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < size:
             raise ValueError(f"class_weight has the label {label!r}; labels are 0..{size - 1}")
         per_class[label] = arguments.nonnegative(f"class_weight[{label}]", weight)
-    return per_class[targets]
+    return per_class.take(targets)
 
 
-def read_samples(x: Any, dtype, name: str, *, time: bool, tokens: bool) -> Steps:
+def read_samples(x: Any, dtype: DTypeLike, name: str, *, time: bool, tokens: bool) -> FlatBatch:
     """`read_steps` for a fit, with a check that all numbers are finite before anything begins."""
     steps = read_steps(x, dtype, name, time=time, tokens=tokens)
     if not tokens:

@@ -16,27 +16,29 @@ from numbarnn.training.data import LabelledSamples
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
 from numbarnn.training.progress import Progress
-from numbarnn.training.step import Scored, TrainingStep
+from numbarnn.training.step import RunningMetrics, TrainingStep
 
 EVALUATION_BATCH = 256
 
 
-def evaluate(layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""):
+def evaluate(
+    layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""
+) -> dict[str, float]:
     """Mean loss and score over all samples."""
-    chain, scored = Chain(layers, training=False), Scored()
+    chain, metrics = Chain(layers, training=False), RunningMetrics()
     for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):
         batch = samples.batch(rows)
-        layout, y = chain.prepare(batch.layout, chain.bring(batch.x, samples.features), 0)
+        layout, y = chain.prepare(batch.layout, chain.to_device(batch.x, samples.features), 0)
         losses, scores = np.empty(layout.total), np.empty(layout.total)
         chain.forward()
-        y = chain.fetch(y)
+        y = chain.to_host(y)
         # There is no use for the gradient: it may overwrite the outputs.
         loss.rows(
             y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
             layout.active, layout.offset, 0, layout.rows,
         )  # fmt: skip
-        scored.add(losses, scores, batch)
-    return scored.logs(loss.metric, prefix)
+        metrics.add(losses, scores, batch)
+    return metrics.logs(loss.metric, prefix)
 
 
 def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -64,7 +66,7 @@ def fit(
     """The loop behind `Sequential.fit`, whose arguments are checked by now."""
     history = History()
     callbacks = list(callbacks)
-    step = _step_class(layers[0].device)(layers, samples, loss, size, optimizer, clip_norm, clip_value)
+    trainer = _step_class(layers[0].device)(layers, samples, loss, size, optimizer, clip_norm, clip_value)
     schedule = optimizer.schedule
     rng = np.random.default_rng(int(seed_of(seed, 1)))
     compiled_before, began = compile_clock.seconds, time.perf_counter()
@@ -82,9 +84,9 @@ def fit(
                 for i, rows in enumerate(pieces):
                     rate = schedule.at(epoch + i / len(pieces), epochs)
                     place = f"epoch {epoch + 1}, step {i + 1} of {len(pieces)}"
-                    step.take(rows, int(seed_of(seed, 2, steps_done)), rate, place)
+                    trainer.step(rows, int(seed_of(seed, 2, steps_done)), rate, place)
                     steps_done += 1
-                logs, grad_norm = step.end_epoch()
+                logs, grad_norm = trainer.end_epoch()
                 if validation is not None:
                     logs |= evaluate(layers, validation, loss, size, prefix="val_")
                 logs["grad_norm"] = grad_norm
@@ -96,7 +98,7 @@ def fit(
                     callback.on_epoch_end(model, epoch, logs)
                 if any(callback.stop for callback in callbacks):
                     break
-            if not all(np.isfinite(values).all() for values in step.values):
+            if not all(np.isfinite(values).all() for values in trainer.values):
                 raise FloatingPointError(
                     "the last step left parameters that are not finite: training has diverged. Lower the"
                     " learning rate, set clip_norm, or scale the inputs"
@@ -104,7 +106,7 @@ def fit(
             for callback in callbacks:
                 callback.on_fit_end(model)
         finally:
-            step.leave()
+            trainer.leave()
             compile_clock.on_start.remove(announce)
     history.fit_seconds = _without_compiling(began, compiled_before)
     return history
@@ -134,7 +136,7 @@ def _without_compiling(began: float, compiled_before: float) -> float:
 
 
 class _CompileNotice:
-    """Says once that kernels are being compiled, so that nobody wonders about the wait.
+    """Says once that kernels are being compiled, which explains the wait.
 
     What other threads compile (a warm-up in the background) is not what this fit's user waits for.
     """

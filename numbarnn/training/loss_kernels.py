@@ -76,7 +76,7 @@ def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scor
 
 
 @kernel
-def cross_entropy_of_shares(outputs, size, targets, weights, scale, losses, scores, doutputs,
+def cross_entropy_of_probabilities(outputs, size, targets, weights, scale, losses, scores, doutputs,
                              active, offset, row_start, row_stop):  # fmt: skip
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
@@ -85,7 +85,7 @@ def cross_entropy_of_shares(outputs, size, targets, weights, scale, losses, scor
             peak = row[best]
             gap, shares = 0.0, 0.0
             for j in range(size):
-                if wanted[j] > 0.0:  # an impossible class (output -inf) with share 0 costs nothing
+                if wanted[j] > 0.0:  # an impossible class (output -inf) with probability 0 costs nothing
                     gap += wanted[j] * (np.float64(peak) - np.float64(row[j]))
                     shares += wanted[j]
             total = _exponentials(outputs, n, peak, size, doutputs)

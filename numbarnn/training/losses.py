@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from numbarnn.arguments import from_registry, positive
 from numbarnn.training.loss_kernels import (
     binary_cross_entropy,
     cross_entropy_of_labels,
-    cross_entropy_of_shares,
+    cross_entropy_of_probabilities,
     square_then_line,
 )
 from numbarnn.training.targets import class_targets, probability_targets, real_targets
@@ -38,13 +38,13 @@ class Loss(ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
 
-    def probabilities(self, outputs: ArrayLike) -> NDArray:
+    def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         """The model's outputs as probabilities.
 
         Parameters
         ----------
         outputs : array (..., size)
-            Outputs of the last layer; on the GPU (CuPy's) where the model predicts there.
+            Outputs of the last layer; CuPy arrays where the model predicts on the GPU.
 
         Returns
         -------
@@ -62,7 +62,7 @@ class Loss(ABC):
         )
 
     @abstractmethod
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         """Targets in the form that `rows` reads.
 
         Parameters
@@ -86,7 +86,7 @@ class Loss(ABC):
         """
 
     @abstractmethod
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         """The function that `rows` calls, and the arguments that it takes before those of `rows`.
 
         Parameters
@@ -104,23 +104,23 @@ class Loss(ABC):
 
     def rows(
         self,
-        outputs: NDArray,
+        outputs: np.ndarray,
         size: int,
-        targets: NDArray,
-        weights: NDArray,
+        targets: np.ndarray,
+        weights: np.ndarray,
         scale: float,
-        losses: NDArray,
-        scores: NDArray,
-        doutputs: NDArray,
-        active: NDArray,
-        offset: NDArray,
+        losses: np.ndarray,
+        scores: np.ndarray,
+        doutputs: np.ndarray,
+        active: np.ndarray,
+        offset: np.ndarray,
         row_start: int,
         row_stop: int,
     ) -> None:
         """Losses, scores and gradients at all valid positions of the rows `row_start` to `row_stop`.
 
         Serial, and without the GIL: ranges of rows may run at the same time. No position depends on
-        another one, so how rows are shared out changes nothing.
+        another one, so how rows are divided changes nothing.
 
         Parameters
         ----------
@@ -160,16 +160,16 @@ def _as_array(outputs: Any) -> Any:
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Of one class among `size`: outputs are logits, targets are labels or shares of the classes.
+    """Of one class among `size`: outputs are logits, targets are labels or probabilities of the classes.
 
     ``log(sum_j exp(x_j)) - x_label``, or ``-sum_j share_j log softmax(x)_j``. The score is 1 where the first
-    largest output is the label (with shares: is the class with the largest share), else 0.
+    largest output is the label (with probabilities: is the most probable class), else 0.
 
     Notes
     -----
-    Labels are whole numbers (n,) from 0 to ``size - 1``; shares are an array (n, size) of numbers of at
-    least 0, each row with the sum 1. Source: C. M. Bishop (2006), Pattern Recognition and Machine Learning,
-    section 4.3.4.
+    Labels are whole numbers (n,) from 0 to ``size - 1``; probabilities are an array (n, size) of numbers of
+    at least 0, each row with the sum 1. Source: C. M. Bishop (2006), Pattern Recognition and Machine
+    Learning, section 4.3.4.
 
     Examples
     --------
@@ -185,24 +185,25 @@ class CrossEntropy(Loss):
     name = "cross_entropy"
     metric = "accuracy"
 
-    def probabilities(self, outputs: ArrayLike) -> NDArray:
+    def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         logits = _as_array(outputs)
         with np.errstate(invalid="ignore"):  # inf - inf: NaN tells of it
             powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
+        probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+        return probabilities
 
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         return class_targets(y, size, dtype)
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
-        return (cross_entropy_of_labels if targets.ndim == 1 else cross_entropy_of_shares), ()
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
+        return (cross_entropy_of_labels if targets.ndim == 1 else cross_entropy_of_probabilities), ()
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
     """Of independent yes-or-no answers, one an output: outputs are logits, targets 0, 1 or between.
 
-    ``-(y log sigmoid(x) + (1 - y) log sigmoid(-x))``, the mean over the outputs. The score is the share of
+    ``-(y log sigmoid(x) + (1 - y) log sigmoid(-x))``, the mean over the outputs. The score is the fraction of
     outputs on the right side of 0; a target above 0.5 wants a positive one.
 
     Notes
@@ -221,15 +222,16 @@ class BinaryCrossEntropy(Loss):
     name = "binary_cross_entropy"
     metric = "accuracy"
 
-    def probabilities(self, outputs: ArrayLike) -> NDArray:
+    def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         logits = _as_array(outputs)
         e = np.exp(-np.abs(logits))
-        return np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
+        probability: np.ndarray = np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
+        return probability
 
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         return probability_targets(y, size, dtype)
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return binary_cross_entropy, ()
 
 
@@ -238,7 +240,7 @@ class _Regression(Loss):
 
     metric = "mae"
 
-    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+    def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         return real_targets(y, size, dtype)
 
 
@@ -259,7 +261,7 @@ class MeanSquaredError(_Regression):
 
     name = "mse"
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return square_then_line, (1.0, 0.0, math.inf)
 
 
@@ -280,16 +282,16 @@ class MeanAbsoluteError(_Regression):
 
     name = "mae"
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return square_then_line, (0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Huber(_Regression):
-    """Half the squared error up to `delta`, a line beyond [1]_. The score is the mean absolute error.
+    """Half the squared error up to `delta`, a line beyond. The score is the mean absolute error.
 
-    ``(x - y)**2 / 2`` where ``|x - y| <= delta``, else ``delta * (|x - y| - delta / 2)``; the mean over the
-    outputs.
+    As in [1]_: ``(x - y)**2 / 2`` where ``|x - y| <= delta``, else ``delta * (|x - y| - delta / 2)``; the
+    mean over the outputs.
 
     Parameters
     ----------
@@ -324,7 +326,7 @@ class Huber(_Regression):
     def __post_init__(self) -> None:
         positive("delta", self.delta)
 
-    def kernel_for(self, targets: NDArray) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def kernel_for(self, targets: np.ndarray) -> tuple[Callable[..., None], tuple[float, ...]]:
         return square_then_line, (0.5, float(self.delta), float(self.delta))
 
 

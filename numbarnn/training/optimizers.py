@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numbarnn.arguments import fraction, from_registry, nonnegative
 from numbarnn.engine.packing import aligned_zeros
@@ -33,7 +32,7 @@ class OptimizerState:
     """
 
     step: int
-    averages: list[tuple[NDArray, ...]]
+    averages: list[tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Optimizer(ABC):
     def numbers_at(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """The kernel's last arguments, its settings, for update number `step` (from 1)."""
 
-    def start(self, arrays: Sequence[NDArray]) -> OptimizerState:
+    def start(self, arrays: Sequence[np.ndarray]) -> OptimizerState:
         """A fresh state for a list of parameters.
 
         Parameters
@@ -81,8 +80,8 @@ class Optimizer(ABC):
     def update(
         self,
         state: OptimizerState,
-        values: Sequence[NDArray],
-        gradients: Sequence[NDArray],
+        values: Sequence[np.ndarray],
+        gradients: Sequence[np.ndarray],
         learning_rate: float,
         limit: float = math.inf,
         factor: float = 1.0,
@@ -114,9 +113,9 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum if wanted [1]_.
+    """Stochastic gradient descent, with momentum if wanted.
 
-    ::
+    As in [1]_::
 
         g = gradient + weight_decay * value
         velocity = momentum * velocity + g
@@ -128,7 +127,7 @@ class SGD(Optimizer):
     learning_rate : float or Schedule, default 0.01
         Step size, at least 0.
     momentum : float, default 0.0
-        Share of the last step that is kept, at least 0 and below 1.
+        Fraction of the last step that is kept, at least 0 and below 1.
     nesterov : bool, default False
         Look one step ahead; needs a momentum above 0.
     weight_decay : float, default 0.0
@@ -178,9 +177,9 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """Steps divided by a running root mean square of the gradients [1]_.
+    """Steps divided by a running root mean square of the gradients.
 
-    ::
+    As in [1]_::
 
         g = gradient + weight_decay * value
         square = alpha * square + (1 - alpha) * g**2
@@ -192,11 +191,11 @@ class RMSprop(Optimizer):
     learning_rate : float or Schedule, default 0.01
         Step size, at least 0.
     alpha : float, default 0.99
-        Share of the old mean square that is kept, at least 0 and below 1.
+        Fraction of the old mean square that is kept, at least 0 and below 1.
     eps : float, default 1e-8
         Added to the root, at least 0.
     momentum : float, default 0.0
-        Share of the last step that is kept, at least 0 and below 1.
+        Fraction of the last step that is kept, at least 0 and below 1.
     weight_decay : float, default 0.0
         Factor of the L2 penalty's gradient, at least 0.
 
@@ -239,9 +238,9 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adaptive moment estimation [1]_.
+    """Adaptive moment estimation.
 
-    ::
+    As in [1]_::
 
         g = gradient + weight_decay * value
         mean   = beta1 * mean   + (1 - beta1) * g
@@ -254,7 +253,7 @@ class Adam(Optimizer):
     learning_rate : float or Schedule, default 0.001
         Step size, at least 0.
     betas : pair of floats, default (0.9, 0.999)
-        Shares of the old mean and of the old mean square that are kept, each at least 0 and below 1.
+        Fractions of the old mean and of the old mean square that are kept, each at least 0 and below 1.
     eps : float, default 1e-8
         Added to the root, at least 0.
     weight_decay : float, default 0.0
@@ -312,9 +311,9 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient [1]_.
+    """Adam with weight decay apart from the gradient.
 
-    As `Adam`, but for ``g = gradient``; instead, before each step,
+    As in [1]_: as `Adam`, but for ``g = gradient``; instead, before each step,
     ``value = value * (1 - learning_rate * weight_decay)``.
 
     Parameters
@@ -322,7 +321,7 @@ class AdamW(Adam):
     learning_rate, betas, eps
         As in `Adam`.
     weight_decay : float, default 0.01
-        Share of a value that is taken off at a learning rate of 1, at least 0.
+        Fraction of a value that is taken off at a learning rate of 1, at least 0.
 
     References
     ----------

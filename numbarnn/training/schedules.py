@@ -62,9 +62,9 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class CosineDecay(Schedule):
-    """From `initial` to `final` along half a cosine over the whole fit [1]_.
+    """From `initial` to `final` along half a cosine over the whole fit.
 
-    ``final + (initial - final) * (1 + cos(pi * epoch / epochs)) / 2``
+    ``final + (initial - final) * (1 + cos(pi * epoch / epochs)) / 2``, as in [1]_.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class CosineDecay(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """Multiplied by `factor` after every so many epochs.
+    """Multiplied by `factor` every `every` epochs.
 
     ``initial * factor ** floor(epoch / every)``
 

@@ -1,4 +1,4 @@
-"""Steps of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
+"""FlatBatch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
 
 
-class Scored:
+class RunningMetrics:
     """Sums of losses and scores over batches."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Scored:
         self.weight += batch.total_weight
         self.score += score
         self.count += losses.size
-        return loss
+        return float(loss)
 
     def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
         # No weight at all in these batches: the loss is 0, as its gradient was.
@@ -83,9 +83,9 @@ class TrainingStep:
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
-        self.scored, self.norms, self.steps = Scored(), 0.0, 0
+        self.metrics, self.norms, self.steps = RunningMetrics(), 0.0, 0
 
-    def take(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
+    def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors.
 
         Raises
@@ -116,13 +116,13 @@ class TrainingStep:
             layout.active, layout.offset, 0, layout.rows,
         )  # fmt: skip
         self.chain.backward()
-        return self.scored.add(losses, scores, batch) * scale
+        return self.metrics.add(losses, scores, batch) * scale
 
     def leave(self) -> None:
         """The fit ends, as it should or not. The parameters that steps change are the layers' own."""
 
     def end_epoch(self) -> tuple[dict[str, float], float]:
         """Mean loss and score since the last epoch's end, and the mean norm of the gradients."""
-        result = self.scored.logs(self.loss.metric), self.norms / self.steps
+        result = self.metrics.logs(self.loss.metric), self.norms / self.steps
         self._begin_epoch()
         return result

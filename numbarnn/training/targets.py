@@ -1,33 +1,34 @@
 """Checks of the targets `y`: what the losses make of them, or an error that says what is wrong where."""
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
-# Shares of the classes come from somebody's float32 or float16 softmax, or are typed by hand.
+# Probabilities of the classes come from a float32 or float16 softmax, or are rounded by hand.
 SUM_TOLERANCE = 1e-3
 
 
-def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
-    """Labels (n,) as int64, or shares of the classes (n, size) as `dtype`, C-contiguous.
+def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
+    """Labels (n,) as int64, or probabilities of the classes (n, size) as `dtype`, C-contiguous.
 
     Raises
     ------
     TypeError
         If `y` holds no numbers, or labels that are not whole.
     ValueError
-        For a wrong shape, NaN or an infinite number, a label outside of 0 to ``size - 1``, a negative share,
-        or shares that do not sum to 1.
+        For a wrong shape, NaN or an infinite number, a label outside of 0 to ``size - 1``, a negative
+        probability, or probabilities that do not sum to 1.
     """
     array = _numbers(y)
     if array.ndim == 2 and array.shape[1] == size:
-        _refuse(array < 0, array, "shares of the classes of at least 0")
+        _refuse(array < 0, array, "probabilities of the classes of at least 0")
         sums = array.sum(axis=1, dtype=np.float64)
         wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
-        _refuse(wrong, sums, "shares of the classes that sum to 1 in every row", "the sum")
+        _refuse(wrong, sums, "probabilities of the classes that sum to 1 in every row", "the sum")
         return np.ascontiguousarray(array, dtype)
     if array.ndim != 1:
         raise ValueError(
-            f"y must have shape (n,), labels, or (n, {size}), shares of the {size} classes; got {array.shape}"
+            f"y must have shape (n,), labels, or (n, {size}), probabilities of the {size} classes;"
+            f" got {array.shape}"
         )
     if array.dtype.kind == "f" and np.any(array != np.floor(array)):
         place = int(np.argmax(array != np.floor(array)))
@@ -39,7 +40,7 @@ def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
     return np.ascontiguousarray(array, np.int64)
 
 
-def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
     """Numbers from 0 to 1 as an array (n, size) of `dtype`, C-contiguous; (n,) will do for one output.
 
     Raises
@@ -54,7 +55,7 @@ def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
     return np.ascontiguousarray(array, dtype)
 
 
-def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
+def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
     """Finite numbers as an array (n, size) of `dtype`, C-contiguous; (n,) will do for one output.
 
     Raises
@@ -71,7 +72,7 @@ def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> NDArray:
     return values
 
 
-def _numbers(y: ArrayLike) -> NDArray:
+def _numbers(y: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(y)
     except ValueError:
@@ -83,7 +84,7 @@ def _numbers(y: ArrayLike) -> NDArray:
     return array
 
 
-def _columns(array: NDArray, size: int) -> NDArray:
+def _columns(array: np.ndarray, size: int) -> np.ndarray:
     if array.ndim == 1 and size == 1:
         return array[:, None]
     if array.ndim != 2 or array.shape[1] != size:
@@ -94,7 +95,7 @@ def _columns(array: NDArray, size: int) -> NDArray:
     return array
 
 
-def _refuse(wrong: NDArray, values: NDArray, wanted: str, what: str = "") -> None:
+def _refuse(wrong: np.ndarray, values: np.ndarray, wanted: str, what: str = "") -> None:
     """Raise an error that names the first place where `wrong` holds, if there is one."""
     if not wrong.any():
         return

@@ -1,6 +1,6 @@
 """The kernels at the end of a step: the norm of the gradients, and the optimisers' updates.
 
-They work on flat arrays, one for each layer. `cuts` shares an array out among threads: part p has the
+They work on flat arrays, one for each layer. `cuts` divides an array among threads: part p has the
 elements from cut p to cut p + 1, in whole blocks, so that no sum depends on the number of threads.
 """
 
@@ -27,7 +27,7 @@ BLOCKS_WORTH_A_THREAD = 64
 
 
 def cuts_of(size: int) -> np.ndarray:
-    """How an array of this size is shared out among as many threads as are worth it."""
+    """How an array of this size is divided among the threads that pay."""
     return _cuts(size, get_num_threads())
 
 

@@ -1,1 +1,1 @@
-"""The counterparts of the files of `engine` for a GPU, under the same names, and how kernels get there."""
+"""The counterparts of the files of `engine` for a GPU, under the same names, and how kernels are launched."""

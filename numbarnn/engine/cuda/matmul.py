@@ -36,7 +36,7 @@ class Operand(NamedTuple):
 
 
 def _operand(matrix: Any) -> Operand:
-    """The transpose of a matrix, for cuBLAS: its rows are columns there."""
+    """The transpose of a matrix, for cuBLAS: its rows are columns of cuBLAS."""
     rows, columns = matrix.shape
     down, across = (stride // matrix.itemsize for stride in matrix.strides)
     if across == 1 or columns == 1:

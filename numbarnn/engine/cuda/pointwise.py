@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.cuda import scalars  # noqa: F401 (the mathematics of activations, for single numbers)
 from numbarnn.engine.cuda.device import SIMULATED, cuda, device
 from numbarnn.engine.cuda.launch import launch_each
 from numbarnn.engine.dense import RELU, SIGMOID, TANH
@@ -125,9 +126,9 @@ def drop(offset: Any, lengths: Any, order: Any, x: Any, y: Any, rate: float, see
 _same = device(lambda x: x)
 _all_of_it = device(lambda y, dy: dy)
 _tanh = device(lambda x: activations.tanh(x))
-_tanh_undone = device(lambda y, dy: dy * activations.tanh_derivative(y))
+_tanh_backward = device(lambda y, dy: dy * activations.tanh_derivative(y))
 _sigmoid = device(lambda x: activations.sigmoid(x))
-_sigmoid_undone = device(lambda y, dy: dy * activations.sigmoid_derivative(y))
+_sigmoid_backward = device(lambda y, dy: dy * activations.sigmoid_derivative(y))
 
 
 def _relu(dtype: str):
@@ -139,7 +140,9 @@ def _nonlinearity(code: int, dtype: str):
     """A nonlinearity, and the gradient of its argument from its result and its gradient."""
     if code == RELU:
         return _relu(dtype)
-    return {TANH: (_tanh, _tanh_undone), SIGMOID: (_sigmoid, _sigmoid_undone)}.get(code, (_same, _all_of_it))
+    return {TANH: (_tanh, _tanh_backward), SIGMOID: (_sigmoid, _sigmoid_backward)}.get(
+        code, (_same, _all_of_it)
+    )
 
 
 @functools.cache
@@ -171,7 +174,7 @@ def _deactivator(code: int, dtype: str):
 
 
 def activate(code: int, sums: Any, bias: Any) -> None:
-    """sums = activation(sums + bias), by a code of ``affine.ACTIVATIONS``."""
+    """sums = activation(sums + bias), by a code of ``dense.ACTIVATIONS``."""
     launch_each(_activator(code, str(sums.dtype)), sums.size, sums, bias)
 
 
@@ -215,7 +218,7 @@ def mean_forward(offset: Any, lengths: Any, x: Any, y: Any) -> None:
 
 
 def mean_backward(offset: Any, lengths: Any, dy: Any, dx: Any) -> None:
-    """`mean_forward` undone: every step gets an equal share."""
+    """Backward of `mean_forward`: every step gets an equal part."""
     launch_each(_means(str(dy.dtype))[1], dy.size, offset, lengths, dy, dx)
 
 
@@ -255,7 +258,7 @@ def max_forward(offset: Any, lengths: Any, x: Any, y: Any, winners: Any) -> None
 
 
 def max_backward(offset: Any, lengths: Any, dy: Any, winners: Any, dx: Any) -> None:
-    """`max_forward` undone: the winning step gets all."""
+    """Backward of `max_forward`: the largest step gets all."""
     launch_each(_maxima(str(dy.dtype))[1], dy.size, offset, lengths, dy, winners, dx)
 
 

@@ -63,9 +63,9 @@ else:
 
 
 @device
-def _row(offset, t, place):
-    """The row of step t among the N rows; so many fit into 32 bits, and products with them are quicker."""
-    return np.int32(load(offset, t) + place)
+def _row(begin, place):
+    """A row among the N rows; so many fit into 32 bits, and products with them are quicker."""
+    return np.int32(begin + place)
 
 
 @functools.cache
@@ -137,12 +137,10 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
         cuda.syncthreads()
 
         # A sum is read a step ahead: it takes longer to come than a step does. Where it stands is read two
-        # steps ahead.
+        # steps ahead, and not touched before the next step: a thread waits where it first uses what it read.
         t, next_t = (length - 1, -1) if direction else (0, 1)
-        row = _row(offset, t, place)
-        row_ahead = row
-        if length > 1:
-            row_ahead = _row(offset, t + next_t, place)
+        row = _row(load(offset, t), place)
+        begin_ahead = load(offset, t + next_t) if length > 1 else load(offset, t)
         own_column = lane * hidden + unit
         for q in range(slots_of_lane):
             own_bias[q] = coming[q] = zero
@@ -157,13 +155,13 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
         for n in range(length):
             for s in range(slots):
                 total[s] = coming[s // lanes] + own_bias[s // lanes] if s % lanes == lane else zero
-            row_after = row_ahead
+            row_ahead = _row(begin_ahead, place)
             if n + 1 < length:
                 for q in range(slots_of_lane):
                     if lane + q * lanes < window:
                         coming[q] = load(sums, row_ahead * sums_width + own_column + q * lanes * hidden)
                 if n + 2 < length:
-                    row_after = _row(offset, t + 2 * next_t, place)
+                    begin_ahead = load(offset, t + 2 * next_t)
             products = multiply(near, far, thread, h, begin + lane * run)
             begin = padded - begin
             for g in range(window):
@@ -190,7 +188,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
             for s in range(state_count):
                 own[s] = new[s]
             t += next_t
-            row, row_ahead = row_ahead, row_after
+            row = row_ahead
             cuda.syncthreads()
         if is_unit and lane == 0:
             for s in range(state_count):
@@ -252,10 +250,13 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
 
         # Step by step the way that forward came. What a step needs is read a step ahead, as in forward.
         t, next_t = (0, 1) if direction else (length - 1, -1)
-        row = _row(offset, t, place)
+        row = _row(load(offset, t), place)
         row_ahead = row
         if length > 1:
-            row_ahead = _row(offset, t + next_t, place)
+            row_ahead = _row(load(offset, t + next_t), place)
+        begin_after = load(offset, t)
+        if length > 2:
+            begin_after = load(offset, t + 2 * next_t)
         for s in range(slots):
             saved[s] = load(sums, row * sums_width + s * hidden + unit)
         new[0] = load(outputs, row * width + column + unit)
@@ -290,15 +291,15 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
                             sums, row * sums_width + (lane + q * lanes) * hidden + unit,
                             pick(made, lane + q * lanes),
                         )  # fmt: skip
-            row_after = row_ahead
+            row_after = _row(begin_after, place)
             if n + 1 < length:
                 for s in range(slots):
                     saved[s] = load(sums, row_ahead * sums_width + s * hidden + unit)
                 new[0] = load(outputs, row_ahead * width + column + unit)
                 previous[0] = load(kept, row_ahead * kept_width + unit)
                 dh = load(doutputs, row_ahead * width + column + unit)
-                if n + 2 < length:
-                    row_after = _row(offset, t + 2 * next_t, place)
+                if n + 3 < length:
+                    begin_after = load(offset, t + 3 * next_t)
                 for s in range(1, state_count):
                     new[s] = previous[s]
                     previous[s] = states[FIRST, s, place, unit]

@@ -1,7 +1,7 @@
 """One time step of one sequence by a block of threads: what the public step functions call on a GPU.
 
-The twin of ``step.py``. Weights are those of the parameters, transposed, with the columns of each slot side
-by side (see ``cells/contract.py``), so that neighbouring threads read neighbouring numbers.
+The counterpart of ``step.py``. Weights are those of the parameters, transposed, with the columns of each sum
+side by side (see ``cells/contract.py``), so that neighbouring threads read neighbouring numbers.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Calls with arrays that are on the GPU already: the results stay there, and nothing is copied.
+"""Calls with arrays that are on the GPU already: the results stay on the GPU, and nothing is copied.
 
 Such arrays are those of CuPy, PyTorch, JAX and others that have ``__cuda_array_interface__`` or DLPack. The
 results are CuPy's, which these take without a copy. Calls of a layer do not check whether numbers are finite:
@@ -14,8 +14,8 @@ from numbarnn.devices import is_on_gpu
 from numbarnn.engine.cuda.arrays import arrays, on_host
 from numbarnn.layers.cuda.passes import to_flat, to_packed
 from numbarnn.sequences.reading import (
-    Form,
-    Steps,
+    BatchForm,
+    FlatBatch,
     array_form,
     describe_place,
     fault_error,
@@ -24,8 +24,8 @@ from numbarnn.sequences.reading import (
 )
 
 
-class StepsOnGPU(Steps):
-    """Steps whose values are CuPy's."""
+class FlatBatchOnGPU(FlatBatch):
+    """FlatBatch whose values are CuPy's."""
 
     @property
     def on_gpu(self) -> bool:
@@ -46,31 +46,31 @@ def copy_to_host(array: Any) -> np.ndarray:
 
 def _on_gpu(array: Any, name: str, dtype: np.dtype) -> Any:
     """An array of some library as one of CuPy's, in the layer's dtype."""
-    there = _taken(array)
-    if there.dtype.kind not in ("iu" if dtype.kind == "i" else "f"):
+    on_gpu = _taken(array)
+    if on_gpu.dtype.kind not in ("iu" if dtype.kind == "i" else "f"):
         wanted = "integers" if dtype.kind == "i" else "real numbers"
-        raise TypeError(f"{name} must hold {wanted}, got dtype {there.dtype}")
-    return arrays().ascontiguousarray(there, dtype)
+        raise TypeError(f"{name} must hold {wanted}, got dtype {on_gpu.dtype}")
+    return arrays().ascontiguousarray(on_gpu, dtype)
 
 
 def read_steps(
     x: Any, dtype: np.dtype, name: str, *, lengths: Any = None, time: bool = True, tokens: bool = False
-) -> Steps:
-    """The one of ``sequences/reading.py``, for an array on the GPU; its values stay there."""
+) -> FlatBatch:
+    """The one of ``sequences/reading.py``, for an array on the GPU; its values stay on the GPU."""
     rank = 2 if tokens else 3
     array = _on_gpu(x, name, np.dtype(np.int64) if tokens else dtype)
     if array.size == 0:
         raise ValueError(f"{name} is empty: its shape is {array.shape}")
     if not time and array.ndim == rank - 1 and lengths is None:
-        return StepsOnGPU(array, vector_form(len(array)))
+        return FlatBatchOnGPU(array, vector_form(len(array)))
     if array.ndim != rank:
         wanted = "(B, T) array of tokens" if tokens else "(B, T, I) array"
         raise ValueError(f"{name} must be a {wanted}, not an array of shape {array.shape}")
     rows, steps = array.shape[:2]
-    return StepsOnGPU(array.reshape(rows * steps, *array.shape[2:]), array_form(rows, steps, lengths))
+    return FlatBatchOnGPU(array.reshape(rows * steps, *array.shape[2:]), array_form(rows, steps, lengths))
 
 
-def check_finite(steps: Steps, name: str) -> None:
+def check_finite(steps: FlatBatch, name: str) -> None:
     """The one of ``sequences/reading.py``, for steps on the GPU without padding; the host waits for it."""
     xp, values = arrays(), steps.values
     # Extremes carry NaN along, and take no memory of the size of the values.
@@ -79,7 +79,7 @@ def check_finite(steps: Steps, name: str) -> None:
         raise fault_error(steps.form, int(finite.argmin()), name, values.dtype)
 
 
-def check_tokens(layer: Any, steps: Steps, name: str) -> None:
+def check_tokens(layer: Any, steps: FlatBatch, name: str) -> None:
     """Raise a ValueError if an embedding does not have a token; the host waits for the GPU.
 
     CuPy would take another row of the table for it.
@@ -92,7 +92,7 @@ def check_tokens(layer: Any, steps: Steps, name: str) -> None:
         raise ValueError(f"{name} must hold tokens in 0..{count - 1}; {place} holds {int(tokens[row])}")
 
 
-def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, Form]:
+def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, BatchForm]:
     """The flat matrix of steps, and the form of the batch."""
     vectors, tokens = layer.takes_vectors, layer.takes_tokens
     steps = read_steps(x, layer.dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
@@ -101,7 +101,7 @@ def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, Form]:
     return steps.values, steps.form
 
 
-def _read_like(dy: Any, form: Form, size: int, dtype: np.dtype) -> Any:
+def _read_like(dy: Any, form: BatchForm, size: int, dtype: np.dtype) -> Any:
     """The flat matrix of the gradient of an output."""
     array = _on_gpu(dy, "dy", dtype)
     shape = (form.lengths.size, form.padded_steps, size) if form.has_time else (form.lengths.size, size)
@@ -137,10 +137,10 @@ def forward_recurrent(
     initial = _read_states(layer, initial_state, form.layout.rows, "initial_state")
     if not layer.built:
         layer.build(flat.shape[1])
-    run = layer.take_pass(training)
+    run = layer.acquire_pass(training)
     y, states = run.forward_there(form, seed, initial, flat)
-    layer.keep(run, form, form.layout, form, form.layout)
-    return in_form(y, form), layer.hand_out(states)
+    layer.remember_pass(run, form, form.layout, form, form.layout)
+    return in_form(y, form), layer.export_states(states)
 
 
 def backward_recurrent(layer: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple[Any, Any]:
@@ -150,7 +150,7 @@ def backward_recurrent(layer: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple
     dfinal = _read_states(layer, dstate, layout.rows, "dstate")
     dx, dinitial = run.backward_there(form, dfinal, flat, need_dx)
     layer.release_pass()
-    return (None if dx is None else in_form(dx, form)), layer.hand_out(dinitial)
+    return (None if dx is None else in_form(dx, form)), layer.export_states(dinitial)
 
 
 def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: int | None) -> Any:
@@ -160,11 +160,11 @@ def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: in
     flat, form = _read(layer, x, _lengths(lengths), "x")
     if not layer.built:
         layer.build(flat.shape[1] if flat.ndim == 2 else 1)
-    run, layout = layer.take_pass(training), form.layout
+    run, layout = layer.acquire_pass(training), form.layout
     out_layout, y = run.prepare(layout, to_packed(flat, form), seed if training else None)
     run.forward()
     out_form = form if out_layout is layout else vector_form(form.lengths.size)
-    layer.keep(run, form, layout, out_form, out_layout)
+    layer.remember_pass(run, form, layout, out_form, out_layout)
     # Rows of a sequence's last layout stand in the same order as those of the sequence.
     return in_form(to_flat(y, out_form) if out_form is form else y[run.rows.places], out_form)
 

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, on_host
+from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.engine.cuda.pointwise import gather, scatter
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.sequences.layout import Layout, flat_rows
-from numbarnn.sequences.reading import Form
+from numbarnn.sequences.reading import BatchForm
 
 
 class CudaBuffers(Buffers):
@@ -41,7 +42,7 @@ def rows_of(layout: Layout) -> Rows:
     """The arrays of a layout on the GPU, which all layers of a pass read."""
     on_gpu = _rows.get(layout)
     if on_gpu is None:
-        parts = (layout.offset, layout.lengths, layout.order, layout.places)
+        parts = (layout.offset, layout.lengths, layout.order, layout.inverse_order)
         together = arrays().asarray(np.concatenate(parts))  # one transfer
         ends = np.cumsum([part.size for part in parts]).tolist()
         on_gpu = _rows[layout] = tuple(
@@ -50,7 +51,7 @@ def rows_of(layout: Layout) -> Rows:
     return Rows(layout, *on_gpu)
 
 
-def _packed_rows(form: Form) -> Any:
+def _packed_rows(form: BatchForm) -> Any:
     """For each packed step its row in the caller's flat matrix, on the GPU; kept with the form."""
     kept = vars(form)
     if "packed_rows_on_gpu" not in kept:
@@ -58,7 +59,7 @@ def _packed_rows(form: Form) -> Any:
     return kept["packed_rows_on_gpu"]
 
 
-def to_packed(flat: Any, form: Form, out: Any = None) -> Any:
+def to_packed(flat: Any, form: BatchForm, out: Any = None) -> Any:
     """The caller's flat matrix, or vector of tokens, in packed order; all on the GPU."""
     rows = _packed_rows(form)
     if flat.ndim == 1:
@@ -68,7 +69,7 @@ def to_packed(flat: Any, form: Form, out: Any = None) -> Any:
     return packed
 
 
-def to_flat(packed: Any, form: Form) -> Any:
+def to_flat(packed: Any, form: BatchForm) -> Any:
     """`to_packed` undone; behind the end of a row there are zeros."""
     make = arrays().empty if len(packed) == form.flat_rows else arrays().zeros
     flat = make((form.flat_rows, packed.shape[1]), packed.dtype)
@@ -79,6 +80,13 @@ def to_flat(packed: Any, form: Form) -> Any:
 def scatter_steps(packed: Any, starts: np.ndarray, layout: Layout, flat: Any) -> None:
     """The one of ``sequences.py``, with both matrices on the GPU."""
     scatter(arrays().asarray(flat_rows(starts, layout)), packed, flat)
+
+
+def sum_rows(buffers: Buffers, matrix: Any, out: Any) -> None:
+    """out (n,) = the sum of the rows of a matrix (N, n), in full precision, whatever the layer's."""
+    ones = buffers.matrix("ones", len(matrix), 1)
+    ones[...] = 1.0
+    multiply(ones.reshape(1, -1), matrix, out.reshape(1, -1))
 
 
 class CudaPass(Pass):
@@ -97,12 +105,12 @@ class CudaPass(Pass):
         self.buffers = CudaBuffers(layer.dtype)
         self.parameters = layer.cuda_parameters()
 
-    def bring(self, matrix, columns):
+    def to_device(self, matrix, columns):
         if not isinstance(matrix, np.ndarray):
             return matrix  # the caller's data were on the GPU already
         return arrays().asarray(matrix if matrix.ndim == 1 else np.ascontiguousarray(matrix[:, :columns]))
 
-    def fetch(self, matrix):
+    def to_host(self, matrix):
         rows, columns = matrix.shape
         padded_rows = aligned_zeros((rows, padded(columns, matrix.dtype)), matrix.dtype)
         padded_rows[:, :columns] = on_host(matrix)

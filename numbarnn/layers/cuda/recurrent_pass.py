@@ -22,9 +22,9 @@ from numbarnn.engine.cuda.pointwise import drop, order_states
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
-from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, to_flat, to_packed
+from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, sum_rows, to_flat, to_packed
 from numbarnn.layers.cuda.runs import Run, runs_of
-from numbarnn.sequences.reading import Form
+from numbarnn.sequences.reading import BatchForm as Form
 
 
 class CudaDirection:
@@ -217,9 +217,7 @@ class CudaDirection:
     def _parameter_gradients(self, dx: Any) -> None:
         hidden, sums = self.hidden, self.sums
         weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
-        h_before, same_sums = self.kept[:, :hidden], not self.cell.apart
-        ones = self.buffers.matrix("ones", len(sums), 1).reshape(1, -1)
-        ones[...] = 1.0
+        h_before, same_sums = self.kept[:, :hidden], not self.cell.split
         for runs, factor, weight, bias in (
             (self.input_runs, self.x, weight_ih, bias_ih),
             (self.recurrent_runs, h_before, weight_hh, bias_hh),
@@ -228,8 +226,7 @@ class CudaDirection:
                 dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
                 self._multiply(dsums.T, factor, weight[rows])
                 if bias.size > 0 and not (bias is bias_hh and same_sums):
-                    # In full precision, whatever the layer's.
-                    multiply(ones, dsums, bias[rows].reshape(1, -1))
+                    sum_rows(self.buffers, dsums, bias[rows])
         if same_sums and bias_ih.size > 0:
             bias_hh[...] = bias_ih
         if dx is not None:

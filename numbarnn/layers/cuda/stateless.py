@@ -1,11 +1,11 @@
-"""The layers without a state on a GPU: the twins of the passes in their own files."""
+"""The layers without a state on a GPU: the counterparts of the passes in their own files."""
 
 import numpy as np
 
 from numbarnn.engine.cuda import pointwise as gpu
 from numbarnn.engine.cuda.arrays import arrays
 from numbarnn.engine.cuda.matmul import multiply
-from numbarnn.layers.cuda.passes import CudaPass
+from numbarnn.layers.cuda.passes import CudaPass, sum_rows
 from numbarnn.layers.dropout import DropoutPass
 from numbarnn.layers.pooling import PoolingPass
 
@@ -34,7 +34,7 @@ class DenseCuda(CudaPass):
         dsums = self.buffers.matrix("dsums", *self.y.shape)
         gpu.deactivate(self.layer.activation_code, self.y, self.dy, dsums)
         multiply(dsums.T, self.x, gradients["weight"])
-        dsums.sum(axis=0, out=gradients["bias"])
+        sum_rows(self.buffers, dsums, gradients["bias"])
         if self.dx is not None:
             multiply(dsums, self.parameters.values["weight"], self.dx)
 
@@ -43,7 +43,7 @@ class EmbeddingCuda(CudaPass):
     def prepare(self, layout, x, seed):
         self.begin(layout)
         self.tokens = x
-        self.y = self.buffers.matrix("y", layout.total, self.layer.dim)
+        self.y = self.buffers.matrix("y", layout.total, self.layer.embedding_dim)
         return layout, self.y
 
     def forward(self):
@@ -76,7 +76,7 @@ class MeanCuda(CudaPass, PoolingPass):
 
 class MaxCuda(CudaPass, PoolingPass):
     def forward(self):
-        self.winners = arrays().zeros(self.y.shape, np.int64)
+        self.winners = arrays().empty(self.y.shape, np.int64)
         gpu.max_forward(self.rows.offset, self.rows.lengths, self.x, self.y, self.winners)
 
     def backward(self):

@@ -1,6 +1,6 @@
-"""The inputs of a fit's batches on a GPU: drawn there from data that it holds, or brought batch by batch.
+"""The inputs of a fit's batches on a GPU: drawn from data on the GPU, or copied batch by batch.
 
-Batches that are brought go through two slots in turns, each with memory on both sides and three who work:
+Copied batches use two slots alternately, each with memory on both sides. Three work on a slot:
 
     the host       waits for the slot's earlier copy, then gathers the rows in pinned memory
     copying        a stream that waits for the step that read the slot, then copies it to the GPU
@@ -20,7 +20,7 @@ from numbarnn.engine.cuda.pointwise import gather
 
 
 class Resident:
-    """Values that stay on the GPU: a batch costs the transfer of its places.
+    """Values that stay on the GPU: a batch costs the transfer of its row numbers.
 
     Parameters
     ----------
@@ -97,14 +97,14 @@ class _Slot:
 
     Attributes
     ----------
-    pinned, there : arrays (n,) or (n, features)
+    pinned, on_gpu : arrays (n,) or (n, features)
         The host's and the GPU's.
     copied, read : events
         The latest copy to the GPU is done; so is the step that reads it.
     """
 
     def __init__(self, streams: Any) -> None:
-        self.pinned = self.there = np.empty(0)
+        self.pinned = self.on_gpu = np.empty(0)
         self.copied, self.read = streams.event(), streams.event()
 
 
@@ -132,18 +132,18 @@ class Streamed:
         slot.copied.synchronize()
         if len(slot.pinned) < count:
             self._grow(slot, count)
-        pinned, there = slot.pinned[:count], slot.there[:count]
+        pinned, on_gpu = slot.pinned[:count], slot.on_gpu[:count]
         # No row lies outside; to raise an error if one did, NumPy would write to a buffer of its own first.
         np.take(self.values, rows, axis=0, out=pinned, mode="clip")
         streams.copying.wait_event(slot.read)
-        streams.copy(pinned, there)
+        streams.copy(pinned, on_gpu)
         streams.copying.record(slot.copied)
         streams.computing.wait_event(slot.copied)
-        return there
+        return on_gpu
 
     def _grow(self, slot: _Slot, count: int) -> None:
         shape = (count, *self.values.shape[1:])
         slot.pinned = self.streams.pinned(shape, self.values.dtype)
-        slot.there = arrays().empty(shape, self.values.dtype)
+        slot.on_gpu = arrays().empty(shape, self.values.dtype)
         # What had this memory before may still be in use by kernels that were launched.
         self.streams.computing.record(slot.read)

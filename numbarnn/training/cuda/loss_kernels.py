@@ -1,4 +1,4 @@
-"""The GPU's twins of the kernels in ``loss_kernels.py``: a thread has a valid position.
+"""The counterparts on a GPU of the kernels in ``loss_kernels.py``: a thread has a valid position.
 
 They work in the dtype of the outputs, and take a position's weight and the scale as one factor.
 """
@@ -49,7 +49,7 @@ def _cross_entropy_of_labels(number):
 
 
 @functools.cache
-def _cross_entropy_of_shares(number):
+def _cross_entropy_of_probabilities(number):
     zero, one = number(0.0), number(1.0)
 
     @cuda.jit
@@ -64,7 +64,7 @@ def _cross_entropy_of_shares(number):
                 power = math.exp(row[j] - peak)
                 drow[j] = power
                 total += power
-                if wanted[j] > zero:  # an impossible class (output -inf) with share 0 costs nothing
+                if wanted[j] > zero:  # an impossible class (output -inf) with probability 0 costs nothing
                     gap += wanted[j] * (peak - row[j])
                     shares += wanted[j]
             loss = gap + shares * math.log(total)
@@ -136,7 +136,7 @@ def _square_then_line(number, curvature, slope, border):
 
 _TWINS: dict[Callable[..., None], Callable[..., Any]] = {
     loss_kernels.cross_entropy_of_labels: _cross_entropy_of_labels,
-    loss_kernels.cross_entropy_of_shares: _cross_entropy_of_shares,
+    loss_kernels.cross_entropy_of_probabilities: _cross_entropy_of_probabilities,
     loss_kernels.binary_cross_entropy: _binary_cross_entropy,
     loss_kernels.square_then_line: _square_then_line,
 }

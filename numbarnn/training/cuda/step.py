@@ -1,4 +1,4 @@
-"""Steps of gradient descent on a GPU, without a word from it until an epoch ends."""
+"""FlatBatch of gradient descent on a GPU, without a word from it until an epoch ends."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
+from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.layers.base import Layer
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.cuda.parameters import join
-from numbarnn.layers.cuda.passes import CudaBuffers
+from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
 from numbarnn.sequences.layout import Layout, flat_rows
 from numbarnn.training.cuda import loss_kernels as losses_cuda
 from numbarnn.training.cuda import update_kernels as updates_cuda
@@ -63,7 +64,7 @@ class CudaSamples:
 
 
 class Taken(NamedTuple):
-    """A step whose outcome still lies on the GPU."""
+    """A step whose results are still on the GPU."""
 
     place: str
     learning_rate: float
@@ -79,7 +80,7 @@ def check_kernels(loss: Loss, samples: LabelledSamples, optimizer: Optimizer) ->
 
 
 class CudaTrainingStep:
-    """The twin of `TrainingStep`, whose parameters it takes.
+    """The counterpart of `TrainingStep`, whose parameters it takes.
 
     The host launches step after step. Whether one diverged is asked at the end of an epoch; the layers'
     parameters are then still those of the epoch before.
@@ -102,14 +103,14 @@ class CudaTrainingStep:
         self.parts = [layer.cuda_parameters() for layer in trained]
         flat_values, self.gradients = join(self.parts)
         for layer in layers:
-            layer.forget_passes()
+            layer.drop_passes()
         self.updates = Updates(optimizer, flat_values, self.gradients)
         self.samples = CudaSamples(samples)
         self.chain = Chain(layers, training=True)
         self.buffers = CudaBuffers(samples.dtype)
         self.taken: list[Taken] = []
 
-    def take(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
+    def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors."""
         xp, batch = arrays(), self.samples.batch(rows)
         layout, y = self.chain.prepare(batch.layout, batch.x, seed)
@@ -123,7 +124,10 @@ class CudaTrainingStep:
         factor = clipping_factor(self.gradients, norm, self.clip_norm, self.clip_value)
         limit = np.inf if self.clip_value is None else self.clip_value
         self.updates.update(learning_rate, limit, factor)
-        outcome = xp.stack([xp.dot(losses, batch.factors), scores.sum(), norm])
+        outcome = xp.empty(3, y.dtype)
+        multiply(losses.reshape(1, -1), batch.factors.reshape(-1, 1), outcome[0:1].reshape(1, 1))
+        sum_rows(self.buffers, scores.reshape(-1, 1), outcome[1:2])
+        outcome[2:3] = norm
         self.taken.append(Taken(place, learning_rate, batch.total_weight, layout.total, outcome))
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""The GPU's twins of the updates in ``update_kernels.py``: a thread has a parameter.
+"""The counterparts on a GPU of the updates in ``update_kernels.py``: a thread has a parameter.
 
 Numbers come in the dtype of the parameters, the factor of clipping as an array of one number: it is made on
 the GPU and the host never learns it.
@@ -7,8 +7,6 @@ the GPU and the host never learns it.
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays
 from numbarnn.engine.cuda.device import cuda, device
@@ -133,6 +131,6 @@ def clipping_factor(gradients: Any, norm: Any, clip_norm: float | None, clip_val
         return xp.ones(1, gradients.dtype)
     if clip_value is not None:
         norm = norm_of(xp.clip(gradients, -clip_value, clip_value))
-    radius = np.asarray(clip_norm, gradients.dtype)
+    radius = gradients.dtype.type(clip_norm)
     # Where the norm is NaN the factor is 1, so that NaN is seen.
-    return (radius / xp.where(norm > clip_norm, norm, xp.asarray(radius))).reshape(1)
+    return (radius / xp.where(norm > radius, norm, radius)).reshape(1)

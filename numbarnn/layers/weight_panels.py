@@ -1,7 +1,13 @@
 """The weights of one recurrent layer and direction in the form that kernels read."""
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.packing import aligned_zeros, gate_map, pack_recurrent, pack_recurrent_back, panels_for
+from numbarnn.engine.packing import (
+    aligned_zeros,
+    gate_map,
+    pack_recurrent,
+    pack_recurrent_transposed,
+    panels_for,
+)
 from numbarnn.engine.program import Call, record
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
@@ -10,7 +16,7 @@ PACKED_NUMBERS_WORTH_A_THREAD = 100_000
 PACKED_NUMBERS_WORTH_A_FORK = 40_000
 
 
-class PackedDirection:
+class WeightPanels:
     """The weights of one layer and direction as the scan reads them."""
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, dtype) -> None:
@@ -24,13 +30,15 @@ class PackedDirection:
             panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
             aligned_zeros(cell.slots * units, dtype),
         )
-        self.input_back = panels_for(padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype)
-        self.recurrent_back = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
+        self.input_transposed = panels_for(
+            padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype
+        )
+        self.recurrent_transposed = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
         self.groups = units // lanes(dtype)
         groups_at_once = max(1, vectors // cell.slots)
         self.blocks = -(-self.groups // groups_at_once)
 
-    def pack_calls(self, parameters, with_back: bool, threads: int) -> list[Call]:
+    def pack_calls(self, parameters, with_transposed: bool, threads: int) -> list[Call]:
         """What packs the weights that forward reads and, if wanted, those that backward reads."""
         numbers = sum(array.size for array in parameters)
         parts = max(1, min(threads, numbers // PACKED_NUMBERS_WORTH_A_THREAD))
@@ -40,9 +48,16 @@ class PackedDirection:
                 pack_recurrent, even_cuts(self.groups, parts), parameters, *maps, cell.slots, *self.weights
             )
         ]
-        if with_back:
+        if with_transposed:
             cuts = even_cuts(self.input_map.size, parts)
             calls.append(
-                record(pack_recurrent_back, cuts, parameters, *maps, self.input_back, self.recurrent_back)
+                record(
+                    pack_recurrent_transposed,
+                    cuts,
+                    parameters,
+                    *maps,
+                    self.input_transposed,
+                    self.recurrent_transposed,
+                )
             )
         return calls

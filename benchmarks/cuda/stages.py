@@ -35,6 +35,7 @@ class Stage(NamedTuple):
 PARTS = (
     "lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding tf32", "rounding float16",
     "long float32", "long float64", "long tf32", "long float16",
+    "teams", "teams float64", "teams float16",
 )  # fmt: skip
 STAGES = [
     Stage("machine", "versions, the card, one kernel", 0.06),

@@ -48,6 +48,14 @@ def shared_memory() -> int:
     return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
+def blocks_together() -> int:
+    """How many blocks can wait for one another: one on each multiprocessor of this GPU."""
+    if SIMULATED:
+        return 1
+    device = cuda.get_current_device()
+    return device.MULTIPROCESSOR_COUNT if device.COOPERATIVE_LAUNCH else 1
+
+
 class CompiledFunction:
     """A kernel compiled for arguments of these types, as the driver knows it; of numba-cuda alone."""
 
@@ -95,3 +103,14 @@ class CompiledFunction:
         if answer[0] != self._binding.CUresult.CUDA_SUCCESS:
             size = f"{blocks} blocks of {threads} threads with {shared_bytes} bytes of shared memory"
             self._done(answer, f"start {size}")
+
+    def launch_together(
+        self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int
+    ) -> None:
+        """`launch` for blocks that wait for one another: the driver refuses more than can run at one time."""
+        answer = self._binding.cuLaunchCooperativeKernel(
+            self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments
+        )
+        if answer[0] != self._binding.CUresult.CUDA_SUCCESS:
+            size = f"{blocks} blocks of {threads} threads with {shared_bytes} bytes of shared memory"
+            self._done(answer, f"start together {size}")

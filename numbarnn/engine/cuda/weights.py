@@ -53,12 +53,18 @@ def number_type(dtype):
 
 
 def plan_with_lanes(
-    cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, lanes: int, others: int
+    cell: Cell,
+    hidden: int,
+    dtype: str,
+    weight_dtype: str | None,
+    lanes: int,
+    others: int,
+    units: int | None = None,
 ) -> Plan:
-    """The plan with this many threads a hidden unit; a thread has `others` numbers in registers beside the
-    weights."""
+    """The plan with this many threads a hidden unit, for a block that has so many `units`, by default all; a
+    thread has `others` numbers in registers beside the weights."""
     size, run = np.dtype(dtype).itemsize, run_of(dtype)
-    threads = -(-hidden * lanes // WARP) * WARP
+    threads = -(-(units or hidden) * lanes // WARP) * WARP
     runs = -(-hidden // (lanes * run))
     pieces = runs * cell.window
     room = registers_of(threads) * REGISTER_BYTES // size - others

@@ -215,6 +215,9 @@ class FakeFunction:
             self.kernel, self.kinds, blocks, threads, shared_bytes, self.allowed_bytes, parameters
         )
 
+    # Teams of one block do not wait for others.
+    launch_together = launch
+
 
 def install(capability: tuple[int, int]) -> FakeGPU:
     """Put the GPU in place."""
@@ -223,7 +226,9 @@ def install(capability: tuple[int, int]) -> FakeGPU:
 
     gpu = FakeFunction.gpu = FakeGPU(capability)
     device = SimpleNamespace(
-        compute_capability=capability, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=gpu.most_shared_memory
+        compute_capability=capability,
+        MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=gpu.most_shared_memory,
+        COOPERATIVE_LAUNCH=0,  # blocks run one after the other
     )
     cuda.get_current_device = dispatcher.get_current_device = lambda: device
     cuda.as_cuda_array = lambda array: array

@@ -1,12 +1,12 @@
 """Layers of the GPU whose hidden units are shared out among blocks: see ``engine/cuda/teams.py``.
 
-In the simulator, blocks run one after the other, so that a team has one block there.
+Where a GPU is emulated, blocks run one after the other, so that a team has one block there.
 """
 
 import numpy as np
 import pytest
 import reference
-from conftest import LAYERS, TOLERANCE, assert_close, in_simulator, make_layer, random_problem, run_layer
+from conftest import LAYERS, TOLERANCE, assert_close, make_layer, on_emulated_gpu, random_problem, run_layer
 
 each_cell = pytest.mark.parametrize("cell", LAYERS)
 
@@ -40,7 +40,7 @@ def run_on_gpu(problem, **options):
     return run_layer(make_layer(problem, device="cuda", **options), problem)
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
 @pytest.mark.parametrize("teams", [1, 2, 132])
 @each_cell
@@ -51,7 +51,7 @@ def test_teams_agree_with_the_reference(teams_of_one, cell, teams, bidirectional
     assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("near_pieces", [0, 1])
 @pytest.mark.parametrize("lanes", [2, 4])
 @each_cell
@@ -61,7 +61,7 @@ def test_weights_in_shared_memory(teams_of_one, cell, lanes, near_pieces):
     assert_close(run_on_gpu(problem), reference.run(*problem), TOLERANCE["float64"])
 
 
-@in_simulator
+@on_emulated_gpu
 def test_which_layers_have_a_team():
     """Blocks are as few as have half of the weights in registers, and teams as many as there is room for."""
     from numbarnn.cells import CELLS
@@ -82,7 +82,7 @@ def test_which_layers_have_a_team():
     assert not team.takes(MOST_ROWS * teams + 1, 132)
 
 
-@in_simulator
+@on_emulated_gpu
 def test_too_many_rows_go_step_by_step(teams_of_one, monkeypatch):
     from numbarnn.engine.cuda import scan_by_teams, teams
 

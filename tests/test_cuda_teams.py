@@ -30,6 +30,7 @@ def teams_of_one(monkeypatch):
             return team._replace(plan=plan)
 
         monkeypatch.setattr(cuda_teams, "team_for", team_for)
+        monkeypatch.setattr(cuda_teams, "IN_USE", True)
         monkeypatch.setattr(recurrent_pass, "shared_memory", lambda: 0)
         monkeypatch.setattr(recurrent_pass, "blocks_together", lambda: teams)
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.trainer import LAYERS
+from numbarnn.engine.cuda import teams
 
 # Of an array's largest magnitude; those beside dtypes are of `precision`.
 ALLOWED = {"float64": 1e-10, "float32": 2e-5, "tf32": 1e-2, "float16": 1e-2}
@@ -39,6 +40,7 @@ def cases(part: str, quick: bool) -> list[Case]:
     if cell == "long":
         return [] if quick else [Case(each, LONG, kind, {}) for each in CELLS[:3]]
     if cell == "teams":
+        teams.IN_USE = True  # in this process
         return [
             Case(each, size, kind or "float32", options)
             for size in (TEAM_SIZES[:2] if quick else TEAM_SIZES)

@@ -24,12 +24,15 @@ class Stage(NamedTuple):
         Of the time of a run.
     parts : tuple of str
         Processes that share its cases and run side by side.
+    first : str
+        What a process does before them: else each would compile the CPU's kernels for itself.
     """
 
     name: str
     title: str
     share: float
     parts: tuple[str, ...] = ("all",)
+    first: str = ""
 
 
 PARTS = (
@@ -37,9 +40,13 @@ PARTS = (
     "long float32", "long float64", "long tf32", "long float16",
     "teams", "teams float64", "teams float16",
 )  # fmt: skip
+WARM_UP = "; ".join(
+    ["import numbarnn"]
+    + [f"numbarnn.warmup(('rnn', 'lstm', 'gru'), dtype='{dtype}')" for dtype in ("float32", "float64")]
+)
 STAGES = [
     Stage("machine", "versions, the card, one kernel", 0.06),
-    Stage("agreement", "the GPU against the CPU", 0.25, PARTS),
+    Stage("agreement", "the GPU against the CPU", 0.25, PARTS, WARM_UP),
     Stage("usage", "fits, predictions, arrays of other libraries", 0.15),
     Stage("beside_cudnn", "times beside cuDNN", 0.35),
     Stage("own_kernels", "microseconds a time step of the scans", 0.08),
@@ -113,6 +120,8 @@ class _Part:
 def run_stage(stage: Stage, limit: float, quick: bool, keep: Callable[[dict[str, Any]], None]) -> Outcome:
     """Run a stage; `keep` takes the line of each case."""
     began = time.monotonic()
+    if stage.first:
+        subprocess.run([sys.executable, "-c", stage.first], check=True)
     answers: queue.Queue = queue.Queue()
     parts = [_Part(stage, part, quick, answers) for part in stage.parts]
     passed = failed = 0

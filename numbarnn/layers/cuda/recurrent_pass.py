@@ -69,7 +69,9 @@ class CudaDirection:
         self.plan = cuda_weights.plan_for(*self.kind)
         self.fits = self.plan.fits(shared_memory())
         self.most_blocks = blocks_together()
-        self.team = None if self.fits else cuda_teams.team_for(*self.kind, shared_memory(), self.most_blocks)
+        self.team = None
+        if cuda_teams.IN_USE and not self.fits:
+            self.team = cuda_teams.team_for(*self.kind, shared_memory(), self.most_blocks)
         if self.team is not None:
             counters = self.most_blocks // self.team.blocks * cuda_teams.COUNTER_STRIDE
             self.meetings = arrays().zeros(counters, np.int64)

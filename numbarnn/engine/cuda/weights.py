@@ -73,8 +73,8 @@ def plan_with_lanes(
     return Plan(lanes, threads, run, runs, near, far)
 
 
-# Of a thread, beside the weights, by the bytes of a number. LSTM spills up to 20 numbers from H = 100 on, and is
-# faster so than with fewer weights in registers (tests/test_cuda.py, MOST_SPILLED).
+# Of a thread, beside the weights, by the bytes of a number. LSTM spills up to 20 numbers from H = 100 on, and
+# is faster so than with fewer weights in registers (tests/test_cuda.py, MOST_SPILLED).
 OTHER_NUMBERS = {4: 64, 8: 48}
 # LSTM, H = 64, microseconds a step on an H100: 2 lanes 0.50 forward and 0.55 backward, 4 lanes 0.58 and 0.73.
 LANES = (2, 4)

@@ -24,25 +24,35 @@ class Stage(NamedTuple):
         Of the time of a run.
     parts : tuple of str
         Processes that share its cases and run side by side.
+    first : str
+        What a process does before them: else each would compile the CPU's kernels for itself.
     """
 
     name: str
     title: str
     share: float
     parts: tuple[str, ...] = ("all",)
+    first: str = ""
 
 
+PARTS = (
+    "lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding tf32", "rounding float16",
+    "long float32", "long float64", "long tf32", "long float16",
+    "teams", "teams float64", "teams float16",
+)  # fmt: skip
+WARM_UP = "; ".join(
+    ["import numbarnn"]
+    + [f"numbarnn.warmup(('rnn', 'lstm', 'gru'), dtype='{dtype}')" for dtype in ("float32", "float64")]
+)
 STAGES = [
-    Stage("machine", "versions, the card, one kernel", 0.08),
-    Stage(
-        "agreement", "the GPU against the CPU", 0.27,
-        ("lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding", "long"),
-    ),
+    Stage("machine", "versions, the card, one kernel", 0.06),
+    Stage("agreement", "the GPU against the CPU", 0.25, PARTS, WARM_UP),
     Stage("usage", "fits, predictions, arrays of other libraries", 0.15),
-    Stage("beside_cudnn", "times beside cuDNN", 0.3),
-    Stage("own_kernels", "microseconds a time step of the scans", 0.1),
-    Stage("sanitizer", "memcheck and racecheck on tiny cases", 0.1),
-]  # fmt: skip
+    Stage("beside_cudnn", "times beside cuDNN", 0.35),
+    Stage("own_kernels", "microseconds a time step of the scans", 0.08),
+    Stage("counters", "what a step of the scans waits for", 0.06),
+    Stage("sanitizer", "memcheck and racecheck on tiny cases", 0.05),
+]
 
 
 class Outcome(NamedTuple):
@@ -110,6 +120,8 @@ class _Part:
 def run_stage(stage: Stage, limit: float, quick: bool, keep: Callable[[dict[str, Any]], None]) -> Outcome:
     """Run a stage; `keep` takes the line of each case."""
     began = time.monotonic()
+    if stage.first:
+        subprocess.run([sys.executable, "-c", stage.first], check=True)
     answers: queue.Queue = queue.Queue()
     parts = [_Part(stage, part, quick, answers) for part in stage.parts]
     passed = failed = 0

@@ -53,12 +53,18 @@ def number_type(dtype):
 
 
 def plan_with_lanes(
-    cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, lanes: int, others: int
+    cell: Cell,
+    hidden: int,
+    dtype: str,
+    weight_dtype: str | None,
+    lanes: int,
+    others: int,
+    units: int | None = None,
 ) -> Plan:
-    """The plan with this many threads a hidden unit; a thread has `others` numbers in registers beside the
-    weights."""
+    """The plan with this many threads a hidden unit, for a block that has so many `units`, by default all; a
+    thread has `others` numbers in registers beside the weights."""
     size, run = np.dtype(dtype).itemsize, run_of(dtype)
-    threads = -(-hidden * lanes // WARP) * WARP
+    threads = -(-(units or hidden) * lanes // WARP) * WARP
     runs = -(-hidden // (lanes * run))
     pieces = runs * cell.window
     room = registers_of(threads) * REGISTER_BYTES // size - others
@@ -67,7 +73,9 @@ def plan_with_lanes(
     return Plan(lanes, threads, run, runs, near, far)
 
 
-OTHER_NUMBERS = {4: 64, 8: 48}  # of a thread, beside the weights, by the bytes of a number
+# Of a thread, beside the weights, by the bytes of a number. LSTM spills up to 20 numbers from H = 100 on, and is
+# faster so than with fewer weights in registers (tests/test_cuda.py, MOST_SPILLED).
+OTHER_NUMBERS = {4: 64, 8: 48}
 # LSTM, H = 64, microseconds a step on an H100: 2 lanes 0.50 forward and 0.55 backward, 4 lanes 0.58 and 0.73.
 LANES = (2, 4)
 

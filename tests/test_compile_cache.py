@@ -154,7 +154,7 @@ def test_two_processes_may_fill_it_at_once(installation):
     ("program", "file", "old", "new"),
     [
         (LSTM, "cells/lstm.py", "h_new = o * tanh(c_new)", "h_new = o * tanh(c_new) * 2.0"),
-        (DENSE, "jit/activations.py", "return copy_sign(f / ", "return 2.0 * copy_sign(f / "),
+        (DENSE, "jit/activations.py", "return copy_sign(divide(f, ", "return 2.0 * copy_sign(divide(f, "),
         (MEAN, "layers/pooling.py", "y[b, j] *= share", "y[b, j] *= share * x.dtype.type(2.0)"),
     ],
     ids=["cell", "activation", "kernel itself"],

@@ -36,6 +36,11 @@ MAY_IMPORT_NUMBA_CUDA = {"numbarnn.engine.cuda.device"}
 NEVER_IMPORTED_ALONG = ("torch", "tqdm", "scipy", "sklearn", "matplotlib", "numba.cuda")
 
 
+MOST_LINES = 450
+# Long by their docstrings, and one that waits for what models share to be taken out of it.
+MAY_BE_LONGER = {"numbarnn.layers.recurrent", "numbarnn.models.sequential"}
+
+
 class Import(NamedTuple):
     """One name that a module imports, made absolute; ``on_load``: when it is loaded, not on a later call."""
 
@@ -160,6 +165,18 @@ def test_import_brings_nothing_optional_along():
     assert loaded.stdout.split() == []
 
 
+def long_files(paths: list[Path], root: Path = ROOT) -> set[str]:
+    return {
+        module_name(path, root)
+        for path in paths
+        if len(path.read_text(encoding="utf-8").splitlines()) > MOST_LINES
+    }
+
+
+def test_no_file_is_too_long():
+    assert long_files(modules()) <= MAY_BE_LONGER
+
+
 def test_one_version():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = re.search(r'^version = "([^"]+)"$', project, re.MULTILINE)
@@ -218,6 +235,11 @@ def test_an_upward_import_is_found(planted, tmp_path, module, text):
 )
 def test_a_downward_import_is_let_through(planted, tmp_path, module, text):
     assert upward_imports(planted(module, text), tmp_path) == []
+
+
+def test_a_file_that_is_too_long_is_found(planted, tmp_path):
+    paths = [planted("numbarnn/a.py", "x = 1\n" * MOST_LINES), planted("numbarnn/b.py", "x = 1\n" * 451)]
+    assert long_files(paths, tmp_path) == {"numbarnn.b"}
 
 
 @pytest.mark.parametrize(

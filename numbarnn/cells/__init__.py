@@ -14,10 +14,26 @@ from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 from numbarnn.jit.vector_memory import load_run
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in (TANH, RELU, LSTM, GRU)}
-_BY_WEIGHTS = {cell.weights: cell for cell in CELLS.values()}
+_BY_WEIGHTS: dict[type, Cell] = {}
+
+
+def register(cell: Cell) -> None:
+    """Make a cell known to kernels; `Recurrent` layers can then be made of it.
+
+    Raises
+    ------
+    ValueError
+        If the class of its weights belongs to another cell.
+    """
+    known = _BY_WEIGHTS.setdefault(cell.weights, cell)
+    if known is not cell:
+        raise ValueError(f"weights: {cell.weights.__name__} belongs to the cell {known.name!r} already")
+    inlined(cell.forward)
+    inlined(cell.backward)
+
+
 for _cell in CELLS.values():
-    inlined(_cell.forward)
-    inlined(_cell.backward)
+    register(_cell)
 
 
 def cell_of(weights_class: type) -> Cell:
@@ -48,6 +64,11 @@ def product_width_of(weights):
 def panel_vectors(weights):
     """Vectors in a panel of the packed weights; a constant in kernels."""
     return _BY_WEIGHTS[type(weights)].panel_vectors
+
+
+def groups_at_once(weights):
+    """Groups of hidden units that fill whole panels together; a constant in kernels."""
+    return _BY_WEIGHTS[type(weights)].groups_at_once
 
 
 def load_sums(weights, gates, index):
@@ -87,6 +108,12 @@ def _overload_product_width_of(weights):
 @overload(panel_vectors, target="generic")
 def _overload_panel_vectors(weights):
     number = _cell_of(weights).panel_vectors
+    return lambda weights: number
+
+
+@overload(groups_at_once, target="generic")
+def _overload_groups_at_once(weights):
+    number = _cell_of(weights).groups_at_once
     return lambda weights: number
 
 

@@ -1,9 +1,13 @@
 """What a cell tells the rest of the library about itself."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from numbarnn.jit.cpu import PANEL_VECTORS
+
+WEIGHT_FIELDS = ("input", "recurrent", "bias")
+WIDEST_PANEL = 4  # vectors, that the product has tiles for
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,15 @@ class Cell:
         input parts of the split gates, fused gates, recurrent parts of the split gates
 
     so that the input product fills the beginning, the recurrent product the end, both without a gap.
+
+    What a cell may be, on the CPU and on a GPU alike: any number of states, the first of which is the output
+    and the only one that enters the recurrent product; any number of gates, fused, split or both, each with a
+    row in both weight matrices for every hidden unit. All that differs from unit to unit comes in by the
+    sums: there are no other parameters. The step functions of `numbarnn.kernels` are for the library's own
+    cells, of at most two states.
+
+    A cell of the library has its file in ``cells/`` and its place in the registry. Another one is made known
+    by `numbarnn.cells.register`; kernels that contain it are compiled anew in every process.
 
     Attributes
     ----------
@@ -39,6 +52,11 @@ class Cell:
         holds the direct paths only, what flows back through the sums is the scan's part.
     forget_gate : str, optional
         The gate whose input bias starts at 1.
+
+    Raises
+    ------
+    ValueError
+        If these do not fit one another.
     """
 
     name: str
@@ -50,6 +68,19 @@ class Cell:
     forward: Callable
     backward: Callable
     forget_gate: str | None = None
+
+    def __post_init__(self) -> None:
+        if getattr(self.weights, "_fields", None) != WEIGHT_FIELDS:
+            raise ValueError(f"weights must be a NamedTuple class with the fields {WEIGHT_FIELDS}")
+        if self.states[:1] != ("h",):
+            raise ValueError(f'states must begin with "h", not be {self.states}')
+        if not self.gates or sorted(self.fused + self.split) != sorted(set(self.gates)):
+            raise ValueError(
+                f"fused and split must name each of the gates {self.gates} once, not be {self.fused} and"
+                f" {self.split}"
+            )
+        if self.forget_gate is not None and self.forget_gate not in self.gates:
+            raise ValueError(f"forget_gate must be one of {self.gates}, not {self.forget_gate!r}")
 
     @property
     def slots(self) -> int:
@@ -63,9 +94,19 @@ class Cell:
 
     @property
     def panel_vectors(self) -> int:
-        """Vectors in a panel of the packed weights: where gates are split, one group of hidden units fills a
-        panel, so that the sums that a product fills stand side by side."""
-        return self.window if self.split else PANEL_VECTORS
+        """Vectors in a panel of the packed weights.
+
+        Where gates are split, the sums that a product fills do not follow one another from one group of
+        hidden units to the next: panels then end where a group does, and a group fills one or a few.
+        """
+        if not self.split:
+            return PANEL_VECTORS
+        return max(size for size in range(1, WIDEST_PANEL + 1) if self.window % size == 0)
+
+    @property
+    def groups_at_once(self) -> int:
+        """Groups of hidden units that fill whole panels together."""
+        return math.lcm(self.window, self.panel_vectors) // self.window
 
     @property
     def input_gates(self) -> tuple[int, ...]:

@@ -7,6 +7,10 @@
 
 Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, arXiv:1406.1078, in
 its first version's form, which has one product a step. Gate order and both biases as in PyTorch.
+
+Runs on the CPU in the time loops of ``engine/scan/`` (one step: ``engine/step.py``), on a GPU in those of
+``engine/cuda/scan.py`` or, where a layer does not fit on the chip, ``engine/cuda/scan_by_steps.py`` (one
+step: ``engine/cuda/step.py``).
 """
 
 from typing import NamedTuple

@@ -10,6 +10,10 @@
 Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997; Gers,
 Schmidhuber and Cummins, "Learning to Forget", Neural Computation 12(10), 2000 (the forget gate). Gate order
 and both biases as in PyTorch.
+
+Runs on the CPU in the time loops of ``engine/scan/`` (one step: ``engine/step.py``), on a GPU in those of
+``engine/cuda/scan.py`` or, where a layer does not fit on the chip, ``engine/cuda/scan_by_steps.py`` (one
+step: ``engine/cuda/step.py``).
 """
 
 from typing import NamedTuple

@@ -5,6 +5,10 @@
 Sources: Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990; Le, Jaitly and Hinton, "A Simple
 Way to Initialize Recurrent Networks of Rectified Linear Units", 2015, arXiv:1504.00941. Both biases as in
 PyTorch.
+
+Runs on the CPU in the time loops of ``engine/scan/`` (one step: ``engine/step.py``), on a GPU in those of
+``engine/cuda/scan.py`` or, where a layer does not fit on the chip, ``engine/cuda/scan_by_steps.py`` (one
+step: ``engine/cuda/step.py``).
 """
 
 from typing import NamedTuple

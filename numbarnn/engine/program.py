@@ -35,14 +35,16 @@ from numbarnn.jit.vector_memory import element_pointer
 # Words of the bindings. A kernel that finds a fault in what it reads writes where into FAULT; the program
 # stops.
 FAULT, INPUT, OUTPUT, STATES_OUT, FIRST_STATE_IN = range(5)
-BINDINGS = 7  # with one for each state of a cell; an address of 0 stands for no array
+STATES_IN = (
+    2  # words for the states of most cells, from FIRST_STATE_IN on; an address of 0 stands for no array
+)
 NO_FAULT = -1
 FAULT_IN_STATE = -2  # in the first state; in the next one -3
 
 
-def make_bindings() -> np.ndarray:
-    """Bindings of no arrays yet."""
-    bindings = np.zeros(BINDINGS, np.int64)
+def make_bindings(states: int = STATES_IN) -> np.ndarray:
+    """Bindings of no arrays yet, for this many states."""
+    bindings = np.zeros(FIRST_STATE_IN + max(STATES_IN, states), np.int64)
     bindings[FAULT] = NO_FAULT
     return bindings
 
@@ -169,9 +171,8 @@ def _connect(bindings, given, wanted, states_out, states_in):
     bindings[FAULT] = NO_FAULT
     bindings[INPUT], bindings[OUTPUT] = address_of(given), address_of(wanted)
     bindings[STATES_OUT] = address_of(states_out)
-    first, other = states_in
-    bindings[FIRST_STATE_IN] = address_of(first) if first.size > 0 else 0
-    bindings[FIRST_STATE_IN + 1] = address_of(other) if other.size > 0 else 0
+    for s in range(len(states_in)):
+        bindings[FIRST_STATE_IN + s] = address_of(states_in[s]) if states_in[s].size > 0 else 0
 
 
 @kernel
@@ -181,9 +182,9 @@ def _execute(team, calls, bindings):
 
 
 @kernel
-def _execute_on(team, calls, bindings, given, wanted, states_out, state_in, other_state_in):
+def _execute_on(team, calls, bindings, given, wanted, states_out, states_in):
     """`_execute` with arrays bound."""
-    _connect(bindings, given, wanted, states_out, (state_in, other_state_in))
+    _connect(bindings, given, wanted, states_out, states_in)
     _execute_all(team, calls, bindings)
 
 
@@ -214,10 +215,10 @@ class Program:
         given: np.ndarray,
         wanted: np.ndarray,
         states_out: np.ndarray,
-        states_in: Sequence[np.ndarray],
+        states_in: tuple[np.ndarray, ...],
     ) -> int:
-        """Run all calls with these contiguous arrays bound; of `states_in` there are two, empty
-        ones for none.
+        """Run all calls with these contiguous arrays bound; of `states_in` there is one for each state, but
+        at least two, so that most cells share what is compiled, and empty ones for none.
 
         Returns
         -------
@@ -228,14 +229,9 @@ class Program:
             _connect(bindings, given, wanted, states_out, states_in)
             self._run_plainly(bindings)
         elif self._parts == 1:
-            _execute_on(
-                ALONE, self._addresses, bindings, given, wanted, states_out, states_in[0], states_in[1]
-            )
+            _execute_on(ALONE, self._addresses, bindings, given, wanted, states_out, states_in)
         else:
-            run(
-                _execute_on, self._parts, self._addresses, bindings, given, wanted, states_out,
-                states_in[0], states_in[1],
-            )  # fmt: skip
+            run(_execute_on, self._parts, self._addresses, bindings, given, wanted, states_out, states_in)
         return int(bindings[FAULT])
 
     def _run_plainly(self, bindings: np.ndarray) -> None:

@@ -2,10 +2,16 @@
 
 from numba.extending import overload
 
-from numbarnn.cells import cell_forward, load_sums, panel_vectors, product_width_of, sum_count_of
+from numbarnn.cells import (
+    cell_forward,
+    groups_at_once,
+    load_sums,
+    panel_vectors,
+    product_width_of,
+    sum_count_of,
+)
 from numbarnn.engine.matmul import multiply_row
 from numbarnn.engine.scan.backward import SMALL_WEIGHTS_BYTES
-from numbarnn.engine.scan.forward import groups_at_once
 from numbarnn.jit.compile_cache import STEP_OPTIONS
 from numbarnn.jit.scratch import alternate, scratch
 from numbarnn.jit.vector_memory import load, load_each, load_part, store, store_each, store_part
@@ -20,7 +26,6 @@ def advance(weights, x, states):
     total = weights.bias.size
     groups = total // (sum_count * width)
     split = sum_count - product_width
-    panel_step = sum_count * width if split else panel
     block = groups_at_once(weights)
     sums = scratch(total, weights.bias)
     new_h = scratch(groups * width, weights.bias)
@@ -30,17 +35,19 @@ def advance(weights, x, states):
     for i in range(blocks):
         first = (blocks - 1 - i if backwards else i) * block
         stop = min(first + block, groups)
+        skipped = first * split * width
+        corner = skipped + split * width
         for group in range(first, stop):
             for s in range(product_width, sum_count):  # what the recurrent product alone fills
                 index = (group * sum_count + s) * width
                 store(sums, index, load(weights.bias, index))
         multiply_row(
-            sums, 0, weights.bias, 0, panel_step, x, 0, 1, 1, inputs, 0,
+            sums, skipped, weights.bias, skipped, panel, x, 0, 1, 1, inputs, 0,
             weights.input, 0, inputs * panel, panel, panel // width, first * product_width, stop *
             product_width,
         )  # fmt: skip
         multiply_row(
-            sums, split * width, sums, split * width, panel_step, states[0], 0, 1, 1, hidden, 0,
+            sums, corner, sums, corner, panel, states[0], 0, 1, 1, hidden, 0,
             weights.recurrent, 0, hidden * panel, panel, panel // width, first * product_width, stop *
             product_width,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from numba.core import caching
+from numba.core import caching, types
 from numba.core.runtime import rtsys
 
 from numbarnn.jit.compile_cache import (
@@ -19,6 +19,8 @@ from numbarnn.jit.compile_cache import (
     save_quietly,
     shared_digest,
 )
+
+OURS = __name__.partition(".")[0]
 
 
 class _Locator(caching._CacheLocator):
@@ -49,6 +51,15 @@ class _CacheImpl(caching.CompileResultCacheImpl):
         )
 
 
+def _is_of_others(sig):
+    """Whether a kernel contains a cell that is not the library's: the stamp does not know its source, and a
+    process that has not imported its class could read none of the kernel's entries."""
+    return any(
+        isinstance(kind, types.BaseNamedTuple) and kind.instance_class.__module__.partition(".")[0] != OURS
+        for kind in sig
+    )
+
+
 class KernelCache(caching.FunctionCache):
     """Numba's function cache with our stamp; an unwritable or damaged cache only costs a compilation."""
 
@@ -60,11 +71,14 @@ class KernelCache(caching.FunctionCache):
         # Numba would load all that it can compile here: a fifth of a second and 10 MB, for machine code that
         # needs no more than Numba's memory functions.
         rtsys.initialize(target_context)
-        found = load_quietly(lambda: self._load_overload(sig, target_context))
+        found = None
+        if not _is_of_others(sig):
+            found = load_quietly(lambda: self._load_overload(sig, target_context))
         if found is None:
             compile_clock.start()
         return found
 
     def save_overload(self, sig, data):
         compile_clock.stop()
-        save_quietly(self._cache_file, lambda: super(KernelCache, self).save_overload(sig, data))
+        if not _is_of_others(sig):
+            save_quietly(self._cache_file, lambda: super(KernelCache, self).save_overload(sig, data))

@@ -91,7 +91,7 @@ class Plan:
         self.layout, self.sequence = layout, sequence
         self.source, self.num_threads = buffer_key(x), get_num_threads()
         self.bindings, self.seeds = (
-            make_bindings(),
+            make_bindings(len(layer.cell.states)),
             np.zeros(layer.num_layers, np.uint64),
         )
         self.packed = layer.packed(training)

@@ -10,7 +10,7 @@ from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.devices import is_on_gpu
 from numbarnn.engine.packing import aligned_zeros, empty_matrix
-from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, Program, record_together
+from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, STATES_IN, Program, record_together
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALIZERS, initial_matrix
@@ -75,7 +75,7 @@ class Recurrent(Layer):
         self._packed: list[WeightPanels] = []
         self._packed_version = {True: -1, False: -1}  # with the weights for backward, and without
         self._zeros = np.zeros(0, self.dtype)
-        self._no_states = (np.zeros((0, 0, 0), self.dtype),) * 2
+        self._no_states = (np.zeros((0, 0, 0), self.dtype),) * max(STATES_IN, len(cell.states))
 
     def __repr__(self) -> str:
         options = {
@@ -366,8 +366,8 @@ class Recurrent(Layer):
             copy[...] = array
         return self.cell.weights(*copies)
 
-    def _read_states(self, state: Any, rows: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Given states as a pair of contiguous (L * D, B, H) arrays; empty ones for none."""
+    def _read_states(self, state: Any, rows: int, name: str) -> tuple[np.ndarray, ...]:
+        """Given states as contiguous (L * D, B, H) arrays, at least two; empty ones for none."""
         if state is None:
             return self._no_states
         shape = (self.num_layers * self.directions, rows, self.hidden_size)
@@ -376,7 +376,9 @@ class Recurrent(Layer):
             return self._read_state(state, shape, name, "h"), self._no_states[1]
         if not isinstance(state, (tuple, list)) or len(state) != len(names):
             raise ValueError(f"{name} must be a tuple ({', '.join(names)}) of arrays")
-        return self._read_state(state[0], shape, name, "h"), self._read_state(state[1], shape, name, "c")
+        return tuple(
+            self._read_state(given, shape, name, label) for given, label in zip(state, names, strict=True)
+        )
 
     def _read_state(self, state: Any, shape: tuple[int, ...], name: str, label: str) -> np.ndarray:
         if type(state) is np.ndarray and state.shape == shape and state.dtype == self.dtype:
@@ -390,7 +392,7 @@ class Recurrent(Layer):
 
     def export_states(self, states: np.ndarray) -> Any:
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""
-        return states[0] if len(states) == 1 else (states[0], states[1])
+        return states[0] if len(states) == 1 else tuple(states)
 
 
 class LSTM(Recurrent):

@@ -35,8 +35,7 @@ class WeightPanels:
         )
         self.recurrent_transposed = panels_for(units, self.recurrent_map.size, PANEL_VECTORS, dtype)
         self.groups = units // lanes(dtype)
-        groups_at_once = max(1, vectors // cell.slots)
-        self.blocks = -(-self.groups // groups_at_once)
+        self.blocks = -(-self.groups // cell.groups_at_once)
 
     def pack_calls(self, parameters, with_transposed: bool, threads: int) -> list[Call]:
         """What packs the weights that forward reads and, if wanted, those that backward reads."""

@@ -26,12 +26,18 @@ from numbarnn.engine.cuda.weights import constant_of, number_type, on_chip
 
 FIRST, LAST = range(2)  # initial and final states
 
-# The first elements of an array as a tuple: the mathematics of cells takes tuples.
-TUPLES = {
-    1: device(lambda values: (values[0],)),
-    2: device(lambda values: (values[0], values[1])),
-    4: device(lambda values: (values[0], values[1], values[2], values[3])),
-}
+
+class _Tuples(dict):
+    """The first elements of an array as a tuple, by their number: the mathematics of cells takes tuples."""
+
+    def __missing__(self, size):
+        last = size - 1
+        before = self[last]
+        made = self[size] = device(lambda values: before(values) + (values[last],))  # noqa: RUF005
+        return made
+
+
+TUPLES = _Tuples({1: device(lambda values: (values[0],))})
 
 if SIMULATED:
 

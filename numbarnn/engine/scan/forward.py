@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from numbarnn.cells import cell_forward, load_sums, panel_vectors, product_width_of, sum_count_of
+from numbarnn.cells import (
+    cell_forward,
+    groups_at_once,
+    load_sums,
+    panel_vectors,
+    product_width_of,
+    sum_count_of,
+)
 from numbarnn.engine.barrier import arrive, leave, next_round
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply, multiply_row
@@ -25,12 +32,6 @@ GATE_CHUNK_BYTES = 192 * 1024  # sums projected ahead of the steps that use them
 ROWS_PROJECTED_AT_ONCE = 24
 
 
-@inlined
-def groups_at_once(weights):
-    """Groups of hidden units whose sums fill one panel."""
-    return max(1, panel_vectors(weights) // sum_count_of(weights))
-
-
 @noinline
 def project(weights, x, gates, x_row, gate_row, rows, first, stop):
     """sums = bias + W_i x for some rows and the groups of units from `first` to `stop`; the recurrent sums of
@@ -40,12 +41,19 @@ def project(weights, x, gates, x_row, gate_row, rows, first, stop):
     gate_stride, x_stride = gates.shape[1], x.shape[1]
     inputs, panel = weights.input.shape[1], panel_vectors(weights) * width
     split = sum_count - product_width
-    panel_step = sum_count * width if split else panel
-    multiply(
-        gates, gate_row * gate_stride, gate_stride, weights.bias, 0, 0, panel_step, rows,
-        x, x_row * x_stride, x_stride, 1, 1, inputs, 0,
-        weights.input, 0, inputs * panel, panel, panel // width, first * product_width, stop * product_width,
-    )  # fmt: skip
+    one_panel = product_width == panel_vectors(weights)  # for each group of units
+    panel_step = sum_count * width if one_panel else panel
+    # Where sums of split gates lie between groups of several panels, each group is a product of its own.
+    between = 0 if one_panel else split * width
+    at_once = 1 if between > 0 else max(1, stop - first)
+    for group in range(first, stop, at_once):
+        skipped = group * between
+        multiply(
+            gates, gate_row * gate_stride + skipped, gate_stride, weights.bias, skipped, 0, panel_step, rows,
+            x, x_row * x_stride, x_stride, 1, 1, inputs, 0,
+            weights.input, 0, inputs * panel, panel, panel // width, group * product_width,
+            (group + at_once) * product_width,
+        )  # fmt: skip
     for row in range(gate_row, gate_row + rows):
         for group in range(first, stop):
             for s in range(product_width, sum_count):
@@ -70,20 +78,20 @@ def step_forward(weights, states, gates, save, gate_row, previous_row, new_row, 
     hidden, panel = weights.recurrent.shape[1], panel_vectors(weights) * width
     groups, block = units // width, groups_at_once(weights)
     split = sum_count - product_width
-    panel_step = sum_count * width if split else panel
-    corner = gate_row * gate_stride + split * width
     for i in range(first_panel, stop_panel):
         first = (i if upward else first_panel + stop_panel - 1 - i) * block
         stop = min(first + block, groups)
+        # The sums of a block fill whole panels; between two blocks are those of split gates.
+        corner = gate_row * gate_stride + (first + 1) * split * width
         if rows == 1:
             multiply_row(
-                gates, corner, gates, corner, panel_step, states[0], previous_row * units, 1, 1, hidden, 0,
+                gates, corner, gates, corner, panel, states[0], previous_row * units, 1, 1, hidden, 0,
                 weights.recurrent, 0, hidden * panel, panel, panel // width, first * product_width, stop *
                 product_width,
             )  # fmt: skip
         else:
             multiply(
-                gates, corner, gate_stride, gates, corner, gate_stride, panel_step, rows,
+                gates, corner, gate_stride, gates, corner, gate_stride, panel, rows,
                 states[0], previous_row * units, units, 1, 1, hidden, 0,
                 weights.recurrent, 0, hidden * panel, panel, panel // width, first * product_width, stop *
                 product_width,

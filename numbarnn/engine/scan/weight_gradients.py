@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from numbarnn.cells import product_width_of, sum_count_of
+from numbarnn.cells import groups_at_once, product_width_of, sum_count_of
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_recurrent
-from numbarnn.engine.scan.forward import groups_at_once
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.vector_memory import load, store
@@ -31,7 +30,6 @@ def _weight_gradient_jobs(part, arguments):
     x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
     x_chunk_stride = x_stride + width
     k_stride = dsums.shape[1]
-    panel_step = sum_count * width if split else panel
     for job in range(job_cuts[part], job_cuts[part + 1]):
         partial, i = job // ranges, job % ranges
         first_group = panel_cuts[i] * block
@@ -62,12 +60,12 @@ def _weight_gradient_jobs(part, arguments):
                 multiply(
                     dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
                     inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
-                    dsums, 0, panel_step, k_stride, panel // width, 0, vectors,
+                    dsums, 0, panel, k_stride, panel // width, 0, vectors,
                 )  # fmt: skip
                 multiply(
                     drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
                     hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
-                    dsums, split * width, panel_step, k_stride, panel // width, 0, vectors,
+                    dsums, split * width, panel, k_stride, panel // width, 0, vectors,
                 )  # fmt: skip
 
 

@@ -55,6 +55,11 @@ class Samples:
         starts, lengths = form.starts[rows], form.lengths[rows]
         return BatchForm(True, form.has_time, starts, lengths, form.padded_steps, self._is_full)
 
+    def inputs(self, rows: np.ndarray) -> tuple[Any, Any]:
+        """The layout of a batch of these rows, and its inputs in packed order."""
+        form = self.form_of(rows)
+        return form.layout, self.pack(form, form.layout)
+
     def pack(self, form: BatchForm, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""
         if self.on_gpu:

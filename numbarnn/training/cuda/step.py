@@ -1,14 +1,11 @@
 """FlatBatch of gradient descent on a GPU, without a word from it until an epoch ends."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
 from numbarnn.engine.cuda.matmul import multiply
-from numbarnn.layers.base import Layer
-from numbarnn.layers.chain import Chain
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
 from numbarnn.sequences.layout import Layout, flat_rows
@@ -88,7 +85,7 @@ class CudaTrainingStep:
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        model: Any,
         samples: LabelledSamples,
         loss: Loss,
         size: int,
@@ -97,29 +94,29 @@ class CudaTrainingStep:
         clip_value: float | None,
     ) -> None:
         self.loss, self.clip_norm, self.clip_value = loss, clip_norm, clip_value
-        trained = [layer for layer in layers if layer.count_parameters()]
+        trained = [layer for layer in model.layers if layer.count_parameters()]
         self.values = [layer.flat_values for layer in trained]
         self.kernel = losses_cuda.kernel_for(loss, samples.targets, samples.dtype)
         self.parts = [layer.cuda_parameters() for layer in trained]
         flat_values, self.gradients = join(self.parts)
-        for layer in layers:
+        for layer in model.layers:
             layer.drop_passes()
         self.updates = Updates(optimizer, flat_values, self.gradients)
         self.samples = CudaSamples(samples)
-        self.chain = Chain(layers, training=True)
+        self.graph = model.new_graph(training=True)
         self.buffers = CudaBuffers(samples.dtype)
         self.taken: list[Taken] = []
 
     def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors."""
         xp, batch = arrays(), self.samples.batch(rows)
-        layout, y = self.chain.prepare(batch.layout, batch.x, seed)
+        layout, y = self.graph.prepare(batch.layout, batch.x, seed)
         dy = self.buffers.matrix("dy", *y.shape)
         losses, scores = xp.empty((2, layout.total), y.dtype)
-        self.chain.prepare_backward(dy)
-        self.chain.forward()
+        self.graph.prepare_backward(dy)
+        self.graph.forward()
         losses_cuda.run(self.kernel, y, batch.targets, batch.factors, losses, scores, dy)
-        self.chain.backward()
+        self.graph.backward()
         norm = norm_of(self.gradients)
         factor = clipping_factor(self.gradients, norm, self.clip_norm, self.clip_value)
         limit = np.inf if self.clip_value is None else self.clip_value

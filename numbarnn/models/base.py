@@ -289,20 +289,19 @@ class Model(LayerCollection):
         return self._loss
 
     def _read_input(
-        self, x: Any, name: str, time: bool, first: Layer | None, features: int | None
+        self, x: Any, name: str, time: bool, readers: Sequence[Layer], features: int | None
     ) -> FlatBatch:
-        """Check one input, which the layer `first` reads if any does; it must have so many features, where
-        that is known."""
-        tokens = first is not None and first.takes_tokens
+        """Check one input, which these layers read; it must have so many features, where that is known."""
+        tokens = any(layer.takes_tokens for layer in readers)
         read = _cuda_calls().read_steps if self._is_on_gpu(x, name) else read_samples
         steps: FlatBatch = read(x, self.dtype, name, time=time, tokens=tokens)
         if not tokens and features is not None and steps.width() != features:
             raise ValueError(f"{name} must have {features} features, not {steps.width()}")
-        if first is not None and tokens:
+        for layer in readers if tokens else ():
             if steps.on_gpu:
-                _cuda_calls().check_tokens(first, steps, name)
+                _cuda_calls().check_tokens(layer, steps, name)
             else:
-                first.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
+                layer.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
         return steps
 
     @staticmethod

@@ -118,7 +118,7 @@ class Sequential(Model):
     def _read(self, x: Any, name: str, features: int | None = None) -> FlatBatch:
         first = self.layers[0]
         return self._read_input(
-            x, name, self._needs_time, first, first.input_size if first.built else features
+            x, name, self._needs_time, [first], first.input_size if first.built else features
         )
 
     def _features(self, steps: FlatBatch) -> int:

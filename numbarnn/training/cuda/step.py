@@ -8,7 +8,7 @@ from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
 from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
-from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.layout import flat_rows
 from numbarnn.training.cuda import loss_kernels as losses_cuda
 from numbarnn.training.cuda import update_kernels as updates_cuda
 from numbarnn.training.cuda.data import Resident, Streamed
@@ -24,7 +24,7 @@ SHARE_FOR_DATA = 0.5  # of the GPU's free memory, that a fit's data may take
 class CudaBatch(NamedTuple):
     """One batch in packed order, on the GPU."""
 
-    layout: Layout
+    layout: Any  # a tuple where there are several inputs, as x
     x: Any
     targets: Any
     factors: Any  # of the gradients, one a target: their sum is 1, or 0
@@ -42,18 +42,19 @@ class CudaSamples:
 
     def __init__(self, samples: LabelledSamples) -> None:
         self.samples = samples
-        values = samples.steps.values
-        fits = samples.on_gpu or values.nbytes <= SHARE_FOR_DATA * free_bytes()
-        self.inputs = Resident(values) if fits else Streamed(values)
+        parts = [(part.on_gpu, part.steps.values) for part in samples.parts]
+        fits = sum(values.nbytes for on_gpu, values in parts if not on_gpu) <= SHARE_FOR_DATA * free_bytes()
+        self.inputs = [Resident(values) if on_gpu or fits else Streamed(values) for on_gpu, values in parts]
 
     def batch(self, rows: np.ndarray) -> CudaBatch:
         """The batch of these rows, for the step that is launched before the next call."""
         xp, samples = arrays(), self.samples
-        form = samples.form_of(rows)
-        layout = form.layout
-        x_rows = flat_rows(form.starts, layout)
-        x = self.inputs.take(x_rows)
-        places = x_rows if samples.per_step else rows[layout.order]
+        forms = [part.form_of(rows) for part in samples.parts]
+        x_rows = [flat_rows(form.starts, form.layout) for form in forms]
+        x = samples.join([inputs.take(own) for inputs, own in zip(self.inputs, x_rows, strict=True)])
+        layout = samples.join([form.layout for form in forms])
+        leading = samples.leading
+        places = x_rows[leading] if samples.per_step else rows[forms[leading].layout.order]
         weights = samples.weights[places]
         total = float(weights.sum())
         factors = (weights / total if total > 0.0 else weights).astype(samples.dtype)

@@ -24,6 +24,7 @@ class Chain:
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
+        self.buffers = type(self.passes[0].buffers)(layers[0].dtype)  # for who drives the passes
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]
         # Below the first layer with parameters nothing asks for a gradient.
         self.first_trained = self.lowest = trained[0] if trained else len(layers)

@@ -1,30 +1,31 @@
 """Model: what all models share, whatever the order of their layers: fit, evaluate, predict."""
 
-from abc import abstractmethod
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.devices import is_on_gpu
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
-from numbarnn.models.layer_collection import LayerCollection
-from numbarnn.sequences.layout import Layout, scatter_steps
-from numbarnn.sequences.reading import FlatBatch, in_form, vector_form
+from numbarnn.models.connected_layers import ConnectedLayers
+from numbarnn.models.own_loop import ModelPass
+from numbarnn.sequences.layout import scatter_steps
+from numbarnn.sequences.reading import in_form, vector_form
 from numbarnn.training.callbacks import Callback, History
-from numbarnn.training.data import LabelledSamples, Samples, read_samples
+from numbarnn.training.data import LabelledSamples
 from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit
 from numbarnn.training.losses import Loss, get_loss
-from numbarnn.training.optimizers import Optimizer, get_optimizer
+from numbarnn.training.optimizers import Optimizer, OptimizerState, get_optimizer
+
+_NOT_COPIED = ("_spare", "_latest", "_updates")
 
 
-class Model(LayerCollection):
+class Model(ConnectedLayers):
     """Base of all models.
 
-    A subclass says how its layers are connected, in the methods below "what a model says of itself". What
-    they call *steps* is what `_read` made of the user's x: a `FlatBatch`, or one for each input.
+    A subclass says how its layers are connected; see `ConnectedLayers` for what it has to say.
 
     Parameters
     ----------
@@ -44,52 +45,109 @@ class Model(LayerCollection):
     def __init__(self, layers: Sequence[Layer], device: str | None = None) -> None:
         super().__init__(layers, device)
         self._loss: Loss | None = None
+        self._forget_passes()
 
-    # ---- what a model says of itself ---------------------------------------------------------------------
+    def _forget_passes(self) -> None:
+        self._spare: dict[bool, list[ModelPass]] = {True: [], False: []}  # of own loops, by training
+        self._latest: ModelPass | None = None
+        self._updates: tuple[Optimizer, list[np.ndarray], OptimizerState] | None = None
 
-    @abstractmethod
-    def new_graph(self, training: bool) -> Any:
-        """The passes of all layers, a `Chain` or a `Graph`; the layers are built."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles take none of the buffers."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_COPIED}
 
-    @abstractmethod
-    def build(self, input_size: Any, seed: int | None = None) -> None:
-        """Build all layers that are not built; `input_size` is as `_features` gives it."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_passes()
 
-    @abstractmethod
-    def _read(self, x: Any, name: str, features: Any = None) -> Any:
-        """Check the user's x; return its steps. `features` are those that it must have, where known."""
+    # ---- a loop of one's own -----------------------------------------------------------------------------
 
-    @abstractmethod
-    def _features(self, steps: Any) -> Any:
-        """Features of the input, of several inputs a tuple."""
+    def forward(self, x: Any, training: bool = False, seed: int | None = None) -> Any:
+        """Compute the output. The layers build themselves at the first use.
 
-    @abstractmethod
-    def _size_of_output(self, features: Any) -> int:
-        """Features of the output for an input of these, if all layers fit one another."""
+        Parameters
+        ----------
+        x
+            As in `fit`.
+        training : bool
+            Keep what `backward` needs, and apply dropout.
+        seed : int, optional
+            Fixes the dropout numbers of this call.
 
-    @abstractmethod
-    def _leading(self, steps: Any) -> FlatBatch:
-        """The input whose rows, and where it is a sequence whose steps, the output has."""
+        Returns
+        -------
+        array (B, K), or in the form of `x` where the output is a sequence
 
-    @abstractmethod
-    def _gives_sequence(self, steps: Any) -> bool:
-        """Whether the output has one vector a step (and not one a row)."""
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
+        steps = self._read(x, "x")
+        features = self._features(steps)
+        size = self._size_of_output(features)
+        if not self.built:
+            self.build(features)
+        try:
+            run = self._spare[training].pop()
+        except IndexError:
+            run = ModelPass(self.new_graph(training), self.layers)
+        if not run.fits():
+            run = ModelPass(self.new_graph(training), self.layers)
+        y = run.forward(
+            self._samples(steps), self._leading(steps), self._gives_sequence(steps), size, seed or 0
+        )
+        if not training:
+            self._spare[False] = [run]
+        else:
+            if self._latest is not None:
+                self._spare[True] = [self._latest]
+            self._latest = run
+        return y
 
-    @abstractmethod
-    def _samples(self, steps: Any) -> Samples:
-        """The steps as samples that batches are drawn from."""
+    def backward(self, dy: Any, input_gradient: bool = True) -> Any:
+        """Gradients of the latest ``forward(training=True)``; those of the layers are overwritten.
 
-    @abstractmethod
-    def _label(
-        self,
-        steps: Any,
-        y: Any,
-        loss: Loss,
-        size: int,
-        sample_weight: Any = None,
-        class_weight: Any = None,
-    ) -> LabelledSamples:
-        """The steps and their targets, checked."""
+        Parameters
+        ----------
+        dy : array or list of arrays
+            Gradient of the output, in its form. An array on the GPU is brought to the host.
+        input_gradient : bool
+            False spares the work of dx.
+
+        Returns
+        -------
+        array or list of arrays, or None
+            Gradient of the input, in its form; of several inputs a tuple. None where it is tokens.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no such forward; each allows one backward.
+        ValueError
+            If `dy` does not have the form of the output.
+        """
+        input_gradient = arguments.flag("input_gradient", input_gradient)
+        if self._latest is None:
+            raise RuntimeError("backward needs a forward(training=True) before it, one for each backward")
+        gradients = self._latest.backward(self._on_host(dy, "dy"), input_gradient)
+        self._spare[True], self._latest = [self._latest], None
+        return gradients[0] if len(gradients) == 1 else tuple(gradients)
+
+    def updates_of(self, optimizer: Optimizer) -> tuple[list[Layer], OptimizerState]:
+        """The layers that an optimiser trains, and what it remembers of its earlier steps on them."""
+        self._require_built("a step of an optimizer")
+        layers = [layer for layer in self.layers if layer.count_parameters()]
+        values = [layer.flat_values for layer in layers]
+        if self._updates is not None:
+            latest, known, state = self._updates
+            same = len(known) == len(values) and all(map(operator.is_, known, values))
+            if same and latest == optimizer:
+                return layers, state
+        state = optimizer.start(values)
+        self._updates = optimizer, values, state
+        return layers, state
 
     # ---- fitting -----------------------------------------------------------------------------------------
 
@@ -287,54 +345,6 @@ class Model(LayerCollection):
         if self._loss is None:
             raise RuntimeError(f"{what} needs to know the loss: fit the model first")
         return self._loss
-
-    def _read_input(
-        self, x: Any, name: str, time: bool, readers: Sequence[Layer], features: int | None
-    ) -> FlatBatch:
-        """Check one input, which these layers read; it must have so many features, where that is known."""
-        tokens = any(layer.takes_tokens for layer in readers)
-        read = _cuda_calls().read_steps if self._is_on_gpu(x, name) else read_samples
-        steps: FlatBatch = read(x, self.dtype, name, time=time, tokens=tokens)
-        if not tokens and features is not None and steps.width() != features:
-            raise ValueError(f"{name} must have {features} features, not {steps.width()}")
-        for layer in readers if tokens else ():
-            if steps.on_gpu:
-                _cuda_calls().check_tokens(layer, steps, name)
-            else:
-                layer.pack_input(steps, Layout(steps.lengths))  # checks the range of the tokens
-        return steps
-
-    @staticmethod
-    def _check_on_gpu(steps: FlatBatch, tokens: bool, name: str) -> None:
-        """Numbers that are not finite, in an input on the GPU: `_read_input` does not wait for the GPU."""
-        if steps.on_gpu and not tokens:
-            _cuda_calls().check_finite(steps, name)
-
-    def _is_on_gpu(self, given: Any, name: str) -> bool:
-        """Whether an argument is on the GPU already; a TypeError where it cannot be."""
-        is_list = isinstance(given, (list, tuple)) and len(given) > 0
-        array = given[0] if is_list else given
-        if not is_on_gpu(array):
-            return False
-        kind = f"{type(array).__module__}.{type(array).__qualname__}"
-        if self.device == "cpu":
-            raise TypeError(
-                f'{name} must be in the host\'s memory for a model on device="cpu", not a {kind} on a GPU;'
-                ' copy it to the host, or move the model with to("cuda")'
-            )
-        if is_list:
-            raise TypeError(f"{name} must be one array where it is on the GPU, not a list of {kind}")
-        return True
-
-    def _on_host(self, given: Any, name: str) -> Any:
-        """Targets or weights, which are checked on the host: those on the GPU are copied, once a call."""
-        return _cuda_calls().copy_to_host(given) if self._is_on_gpu(given, name) else given
-
-
-def _cuda_calls() -> Any:
-    from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
-
-    return cuda_calls
 
 
 def _check_limit(value: Any, name: str) -> float | None:

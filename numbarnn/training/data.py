@@ -51,6 +51,11 @@ class Samples:
         """Of the inputs."""
         return self.steps.width()
 
+    @property
+    def parts(self) -> "Sequence[Samples]":
+        """The samples of each input."""
+        return (self,)
+
     def form_of(self, rows: np.ndarray) -> BatchForm:
         """The form of a batch of these rows, in this order."""
         form = self.steps.form
@@ -61,6 +66,16 @@ class Samples:
         """The layout of a batch of these rows, and its inputs in packed order."""
         form = self.form_of(rows)
         return form.layout, self.pack(form, form.layout)
+
+    def whole(self) -> tuple[Any, Any]:
+        """`inputs` of all samples, in the buffer of `pack_in_place`."""
+        form = self.steps.form
+        return form.layout, self.pack_in_place(form, form.layout)
+
+    def take_buffers(self, earlier: "Samples") -> None:
+        """Go on with the buffers of earlier samples of the same model: arrays stay where they are."""
+        for own, other in zip(self.parts, earlier.parts, strict=True):
+            own._buffers = other._buffers
 
     def pack(self, form: BatchForm, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""
@@ -128,11 +143,6 @@ class LabelledSamples(Samples):
             self.weights *= _class_weights(class_weight, self.targets, size)
         if not self.weights.sum() > 0.0:
             raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
-
-    @property
-    def parts(self) -> Sequence[Samples]:
-        """The samples of each input."""
-        return (self,)
 
     def join(self, parts: Sequence[Any]) -> Any:
         """What a model takes, from that of each input."""

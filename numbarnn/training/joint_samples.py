@@ -23,7 +23,11 @@ class JointSamples(Samples):
 
     def __init__(self, parts: Sequence[Samples], leading: int) -> None:
         super().__init__(parts[leading].steps, parts[leading].tokens)
-        self.parts = tuple(parts)
+        self._parts = tuple(parts)
+
+    @property
+    def parts(self) -> Sequence[Samples]:
+        return self._parts
 
     @property
     def features(self) -> Any:
@@ -31,6 +35,10 @@ class JointSamples(Samples):
 
     def inputs(self, rows: np.ndarray) -> tuple[Any, Any]:
         layouts, matrices = zip(*(part.inputs(rows) for part in self.parts), strict=True)
+        return layouts, matrices
+
+    def whole(self) -> tuple[Any, Any]:
+        layouts, matrices = zip(*(part.whole() for part in self.parts), strict=True)
         return layouts, matrices
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from numbarnn.jit.compile_cache import kernel
 from numbarnn.jit.cpu import lanes
-from numbarnn.jit.vectors import fma, load_run, store_run
+from numbarnn.jit.vector_memory import load_run, store_run
+from numbarnn.jit.vectors import fma
 
 # Processors start up to two a cycle and finish each four or five cycles later. Many more chains than these
 # would not fit the 16 registers of AVX2.

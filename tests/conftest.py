@@ -1,7 +1,7 @@
 """What the tests share: devices, random problems, the layer of a problem, a tolerance table, threads to set.
 
-A test with an argument ``device`` runs on the CPU and, where there is a GPU or Numba's simulator of one, on
-the GPU too; ``pytest -m cuda`` takes the latter alone, and all of ``test_cuda*.py``.
+A test with an argument ``device`` runs on the CPU and, where there is a GPU or a stand-in for one, on the GPU
+too; ``pytest -m cuda`` takes the latter alone, and all of ``test_cuda*.py``.
 """
 
 import itertools
@@ -17,9 +17,22 @@ import numbarnn
 # The largest error allowed in an array, relative to the largest magnitude in that array.
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 
+# Where there is no GPU its kernels run in Numba's simulator or, compiled to PTX, in the tests' interpreter.
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+INTERPRETED = os.environ.get("NUMBARNN_TEST_PTX", "")  # the compute capability to compile for, as in "9.0"
+EMULATED = SIMULATED or INTERPRETED != ""
+ALL_CASES = os.environ.get("NUMBARNN_TEST_ALL_CASES") == "1"
+if INTERPRETED:
+    import fake_gpu
+
+    GPU = fake_gpu.install(tuple(map(int, INTERPRETED.split("."))))
+else:
+    GPU = None
+on_emulated_gpu = pytest.mark.skipif(
+    not EMULATED, reason="needs NUMBA_ENABLE_CUDASIM=1 or NUMBARNN_TEST_PTX=9.0"
+)
 in_simulator = pytest.mark.skipif(not SIMULATED, reason="needs NUMBA_ENABLE_CUDASIM=1")
-on_gpu = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or NUMBA_ENABLE_CUDASIM=1")
+on_gpu = pytest.mark.skipif(not numbarnn.cuda_available(), reason="needs a GPU or a stand-in for one")
 DEVICES = [pytest.param("cpu")]
 if numbarnn.cuda_available():
     DEVICES.append(pytest.param("cuda", marks=pytest.mark.cuda))
@@ -33,8 +46,8 @@ LAYERS = {
 
 
 def sized(full, simulated):
-    """Sizes of a test: small ones in the simulator, where every thread of a block is a thread of Python."""
-    return simulated if SIMULATED else full
+    """Sizes of a test: small ones where a GPU is emulated, thread by thread."""
+    return simulated if EMULATED else full
 
 
 @pytest.fixture(params=DEVICES)
@@ -45,12 +58,12 @@ def device(request):
 
 @pytest.hookimpl(tryfirst=True)  # before the marks select
 def pytest_collection_modifyitems(config, items):
-    """Mark the tests of the GPU alone; in the simulator, thin out the grids of those that it shares."""
+    """Mark the tests of the GPU alone; where it is emulated, thin out the grids of those that it shares."""
     grids: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.path.name.startswith("test_cuda"):
             item.add_marker(pytest.mark.cuda)
-        elif item.get_closest_marker("cuda") and SIMULATED:
+        elif item.get_closest_marker("cuda") and EMULATED and not ALL_CASES:
             grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
     dropped = {item for grid in grids.values() for item in set(grid) - set(all_pairs(grid))}
     if dropped:

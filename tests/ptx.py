@@ -23,6 +23,7 @@ from numbarnn.engine.cuda import pointwise as pointwise_cuda
 from numbarnn.engine.cuda import scan as scan_cuda
 from numbarnn.engine.cuda import scan_by_steps as steps_cuda
 from numbarnn.engine.cuda.device import MOST_REGISTERS, registers_of
+from numbarnn.engine.cuda.weights import plan_for
 from numbarnn.engine.dense import ACTIVATIONS
 from numbarnn.kernels import gru_step, lstm_step, rnn_step
 from numbarnn.training.cuda import loss_kernels as losses_cuda
@@ -32,26 +33,28 @@ from numbarnn.training.losses import LOSSES, CrossEntropy
 NUMBERS = {"float32": types.float32, "float64": types.float64}
 
 
-def assembler() -> Path:
-    """The ptxas of the package nvidia-cuda-nvcc."""
+def program(name: str) -> Path:
+    """A program of NVIDIA's packages: the assembler, ptxas, or the disassembler, nvdisasm."""
     found = importlib.util.find_spec("nvidia")
     folders = found.submodule_search_locations if found else []
-    for path in sorted(path for folder in folders for path in Path(folder).rglob("ptxas*")):
-        if path.is_file():
+    for path in sorted(path for folder in folders for path in Path(folder).rglob(f"{name}*")):
+        if path.is_file() and path.stem == name:
             return path
-    raise SystemExit("no ptxas: pip install --group ptx")
+    raise SystemExit(f"no {name}: pip install --group ptx")
 
 
 def scans_of(cell, hidden, dtype, weight_dtype):
     """Name, kernel, signature and registers of a thread of the kernels of a whole scan."""
-    number, limit = NUMBERS[dtype], registers_of(scan_cuda.plan_for(cell, hidden, dtype).threads)
+    number = NUMBERS[dtype]
     kind = cell, hidden, dtype, weight_dtype
-    indices, integer = types.Array(types.int64, 1, "C"), types.intp
+    limit = registers_of(plan_for(*kind).threads)
+    indices, integer, flag = types.Array(types.int64, 1, "C"), types.intp, types.boolean
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 4))
-    common = (indices, indices, integer)
-    takes = types.void(*common, types.boolean, vector, vector, states, matrix, matrix, matrix)
+    common = (indices, indices, integer, integer, integer)
+    parameters = (matrix, vector, vector)
+    takes = types.void(*common, flag, flag, *parameters, states, matrix, matrix, matrix)
     yield "forward", scan_cuda.forward(*kind), takes, limit
-    takes = types.void(*common, vector, states, matrix, matrix, matrix, matrix, states)
+    takes = types.void(*common, matrix, states, matrix, matrix, matrix, matrix, states)
     yield "backward", scan_cuda.backward(*kind), takes, limit
 
 
@@ -108,21 +111,42 @@ def users_kernels(cell, dtype):
         yield "step of a user", kernel, types.void(weights, vector, vector), MOST_REGISTERS
 
 
+def instructions_of_a_step(binary):
+    """How many instructions the time loop of a scan has: it has a barrier, and no other loop in it."""
+    done = subprocess.run([program("nvdisasm"), "-c", binary], capture_output=True, text=True, check=True)
+    names, labels, branches = [], {}, []
+    for line in done.stdout.splitlines():
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = len(names)
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);", line):
+            target = re.search(r"\.L_\w+", found[2])
+            if found[1].startswith("BRA") and target:
+                branches.append((target[0], len(names)))
+            names.append(found[1])
+    loops = [(labels[label], last) for label, last in branches if labels[label] < last]
+    ((first, last),) = [loop for loop in loops if any("BAR" in name for name in names[slice(*loop)])]
+    inside = [loop for loop in loops if first <= loop[0] < loop[1] < last]
+    assert not inside, f"loops in the time loop: {inside}"
+    return last + 1 - first
+
+
 def examine(name, kernel, signature, limit, capability):
     # Kernels that call functions ask the present device what it is.
     device = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
         text, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
+        source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(text)
         command = [
-            assembler(), "-v", f"-arch=sm_{capability[0]}{capability[1]}",
-            f"-maxrregcount={limit}", "-o", Path(folder, "kernel.cubin"), source,
+            program("ptxas"), "-v", f"-arch=sm_{capability[0]}{capability[1]}",
+            f"-maxrregcount={limit}", "-o", binary, source,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{name}: {done.stderr}")
+        if done.returncode != 0:
+            raise SystemExit(f"{name}: {done.stderr}")
+        is_scan = name in ("forward", "backward")
+        step = instructions_of_a_step(binary) if is_scan else None
 
     def total(what):
         return sum(map(int, re.findall(rf"(\d+) bytes {what}", done.stderr)))
@@ -133,6 +157,7 @@ def examine(name, kernel, signature, limit, capability):
         "spilled": total("spill"),
         "stack": total("stack frame"),
         "float64": len(re.findall(r"\.f64", text)),
+        "instructions of a step": step,
     }
 
 
@@ -149,7 +174,7 @@ def main() -> None:
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):
             for weight_dtype in (None, "float16") if dtype == "float32" else (None,):
-                plan = scan_cuda.plan_for(cell, hidden, dtype, weight_dtype)._asdict()
+                plan = plan_for(cell, hidden, dtype, weight_dtype)._asdict()
                 about = {"dtype": dtype, "weights": weight_dtype or dtype, "hidden": hidden}
                 for kernel in scans_of(cell, hidden, dtype, weight_dtype):
                     print(json.dumps({**about, **examine(*kernel, version), **plan}), flush=True)

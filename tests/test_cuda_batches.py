@@ -10,7 +10,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import in_simulator, on_gpu, sized
+from conftest import on_emulated_gpu, on_gpu, sized
 
 pytestmark = on_gpu
 
@@ -107,20 +107,20 @@ def is_right(read, values=VALUES):
     return all(np.array_equal(x, values[rows]) for x, rows in zip(read, batches(values), strict=True))
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("eager", EAGER, ids=str)
 @pytest.mark.parametrize("values", [VALUES, np.arange(20)], ids=["steps", "tokens"])
 def test_every_step_reads_its_batch(values, eager):
     assert is_right(what_steps_read(Streams(*eager), values), values)
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("without", WAITS)
 def test_no_wait_can_be_left_out(without):
     assert not all(is_right(what_steps_read(Streams(*eager, without))) for eager in EAGER)
 
 
-@in_simulator
+@on_emulated_gpu
 def test_the_host_runs_ahead_of_the_gpu():
     """It gathers the second batch before the first is copied, and the third when it has been, no later."""
     from numbarnn.training.cuda.data import Streamed
@@ -133,7 +133,7 @@ def test_the_host_runs_ahead_of_the_gpu():
         assert done == copied
 
 
-@in_simulator
+@on_emulated_gpu
 def test_memory_that_kernels_still_use_is_not_written_to(monkeypatch):
     """CuPy gives out memory again that launched kernels have yet to read or write."""
     from numbarnn.training.cuda import data as cuda_batches

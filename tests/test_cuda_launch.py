@@ -7,17 +7,9 @@ import types
 import numpy as np
 import pytest
 from conftest import in_simulator
+from fake_cupy import FakeCuBLAS, GpuArray, column_major
 
 pytestmark = in_simulator
-
-
-def column_major(flat, rows, columns, stride, transposed):
-    """A matrix of so many rows and columns as cuBLAS finds it in memory."""
-    if transposed:
-        return column_major(flat, columns, rows, stride, False).T
-    return np.lib.stride_tricks.as_strided(
-        flat, (rows, columns), (flat.itemsize, stride * flat.itemsize), writeable=True
-    )
 
 
 def gemm(call, a, b, out):
@@ -62,67 +54,14 @@ def test_a_matrix_that_cublas_cannot_take():
         gemm_of(whole, whole, whole.T)
 
 
-class Array(np.ndarray):
-    """An array of the host that says where it lies as CuPy's do."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
-
-
 def own(array):
-    """A copy of an array in the same order, as an `Array`."""
-    return np.array(array, order="K").view(Array)
-
-
-def at(pointer, count, dtype):
-    kind = {0: ctypes.c_float, 1: ctypes.c_double}[dtype]
-    return np.frombuffer((kind * count).from_address(pointer), np.dtype(kind))
-
-
-class StandInForCuBLAS:
-    """Its functions, of which `cublasGemmEx` multiplies on the host."""
-
-    def __init__(self):
-        self.calls = []
-        self.cublasCreate_v2 = lambda handle: 0
-        self.cublasSetStream_v2 = Recorder(self.calls, "stream")
-        self.cublasSetWorkspace_v2 = Recorder(self.calls, "workspace")
-        self.cublasGemmEx = Gemm(self.calls)
-
-
-class Recorder:
-    """A function of the library that writes down its name and its second argument."""
-
-    def __init__(self, calls, name, status=0):
-        self.calls, self.name, self.status = calls, name, status
-
-    def __call__(self, handle, first, *others):
-        self.calls.append((self.name, first))
-        return self.status
-
-
-class Gemm:
-    """``cublasGemmEx`` by its documentation."""
-
-    def __init__(self, calls):
-        self.calls = calls
-
-    def __call__(
-        self, handle, transa, transb, m, n, k, alpha, a, a_kind, lda, b, b_kind, ldb, beta, c, c_kind, ldc,
-        computing, algorithm,
-    ):  # fmt: skip
-        self.calls.append((computing, algorithm))
-        first = column_major(at(a, lda * (m if transa else k), a_kind), m, k, lda, transa)
-        second = column_major(at(b, ldb * (k if transb else n), b_kind), k, n, ldb, transb)
-        out = column_major(at(c, ldc * n, c_kind), m, n, ldc, False)
-        out[...] = at(alpha, 1, c_kind)[0] * (first @ second) + at(beta, 1, c_kind)[0] * out
-        return 0
+    """A copy of an array in the same order, on the GPU."""
+    return np.array(array, order="K").view(GpuArray)
 
 
 @pytest.fixture
 def cublas(monkeypatch):
-    """Products by `StandInForCuBLAS`, on streams of a stand-in for CuPy."""
+    """Products by `FakeCuBLAS`, on streams of a stand-in for CuPy."""
     from numbarnn.engine.cuda import matmul
 
     streams = [types.SimpleNamespace(ptr=0)]
@@ -132,7 +71,7 @@ def cublas(monkeypatch):
     )
     monkeypatch.setattr(matmul, "SIMULATED", False)
     monkeypatch.setattr(matmul, "arrays", lambda: cupy)
-    functions = StandInForCuBLAS()
+    functions = FakeCuBLAS()
     library = matmul.CuBLAS(functions)
     monkeypatch.setattr(matmul, "_library", lambda: library)
     return matmul, functions, streams
@@ -145,11 +84,11 @@ def test_multiply_by_cublas(cublas, dtype, computing):
     a, b, begun = (own(rng.standard_normal(shape).astype(dtype)) for shape in ((2, 5), (4, 5), (2, 4)))
     out = own(begun)
     matmul.multiply(a, b.T, out)
-    np.testing.assert_allclose(out, np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    np.testing.assert_allclose(out.get(), a.get() @ b.get().T, rtol=1e-5)
     streams.append(types.SimpleNamespace(ptr=5))
     out = own(begun)
     matmul.multiply(a, b.T, out, add=True, tf32=dtype == "float32")
-    np.testing.assert_allclose(out, np.asarray(begun) + np.asarray(a) @ np.asarray(b).T, rtol=1e-5)
+    np.testing.assert_allclose(out.get(), begun.get() + a.get() @ b.get().T, rtol=1e-5)
     kinds = [call for call in functions.calls if call[0] != "workspace"]
     assert kinds == [("stream", 0), (computing, -1), ("stream", 5), (77 if dtype == "float32" else 70, -1)]
 
@@ -192,7 +131,7 @@ class Kernel:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """`cuda_launch` beside a CuPy that has `Array`, and a Numba that says what it is asked for."""
+    """`cuda_launch` beside a CuPy that has `GpuArray`, and a Numba that says what it is asked for."""
     from numbarnn.engine.cuda import launch as cuda_launch
 
     done, streams = [], [types.SimpleNamespace(ptr=0)]
@@ -223,7 +162,7 @@ def stand_in(monkeypatch):
         done.append("memory as before")
 
     cupy = types.SimpleNamespace(
-        ndarray=Array,
+        ndarray=GpuArray,
         cuda=types.SimpleNamespace(
             get_current_stream=lambda: streams[-1], Stream=Stream, using_allocator=using_allocator,
             MemoryPool=lambda: types.SimpleNamespace(malloc=None),

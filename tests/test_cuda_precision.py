@@ -2,13 +2,21 @@
 
 import numpy as np
 import pytest
-from conftest import TOLERANCE, arrays_of, assert_close, in_simulator, make_layer, random_problem, run_layer
+from conftest import (
+    TOLERANCE,
+    arrays_of,
+    assert_close,
+    make_layer,
+    on_emulated_gpu,
+    random_problem,
+    run_layer,
+)
 
 import numbarnn
 from numbarnn.cells import CELLS
 
 
-@in_simulator
+@on_emulated_gpu
 @pytest.mark.parametrize("in_registers", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_registers):
@@ -33,7 +41,7 @@ def test_float16_rounds_the_recurrent_weights_alone(monkeypatch, cell, in_regist
     assert 1e-5 < np.max(np.abs(difference)) < 1e-2
 
 
-@in_simulator
+@on_emulated_gpu
 def test_16_bits_take_half_the_memory():
     from numbarnn.engine.cuda.weights import plan_for
 

@@ -189,9 +189,9 @@ def planted(tmp_path):
         ("numbarnn/jit/vectors.py", "from numbarnn.cells import lstm"),
         ("numbarnn/jit/vectors.py", "from numbarnn.engine import tile"),
         ("numbarnn/engine/tile.py", "from numbarnn.sequences.layout import Layout"),
-        ("numbarnn/cells/lstm.py", "from ..engine.scan import forward"),
+        ("numbarnn/cells/lstm.py", "from ..engine.scan.forward import forward"),
         ("numbarnn/cells/lstm.py", "from .. import layers"),
-        ("numbarnn/engine/scan.py", "import numbarnn.layers.recurrent as recurrent"),
+        ("numbarnn/engine/scan/forward.py", "import numbarnn.layers.recurrent as recurrent"),
         ("numbarnn/layers/recurrent.py", "def build():\n    from numbarnn.training import losses"),
         ("numbarnn/layers/__init__.py", "from ..training import losses"),
         ("numbarnn/training/fit.py", "from numbarnn.models.sequential import Sequential"),
@@ -206,7 +206,7 @@ def test_an_upward_import_is_found(planted, tmp_path, module, text):
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("numbarnn/engine/scan.py", "from numbarnn.cells import gates_forward"),
+        ("numbarnn/engine/scan/forward.py", "from numbarnn.cells import gates_forward"),
         ("numbarnn/cells/lstm.py", "from numbarnn.jit.activations import sigmoid"),
         ("numbarnn/layers/recurrent.py", "from ..engine import scan\nfrom . import dense"),
         (

@@ -7,7 +7,7 @@ from numba.core import config
 
 import numbarnn
 from numbarnn.jit.cpu import padded
-from numbarnn.layers import passes, recurrent_pass
+from numbarnn.layers import passes, plan, sharing
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.layers.recurrent_pass import RecurrentPass
@@ -119,9 +119,9 @@ def test_batch_that_does_not_fit_is_planned_anew(return_sequences, count_calls):
 def test_threads_that_divide_hidden_units(cell, bidirectional, ragged, dtype, rows, set_threads, monkeypatch):
     """Large weights, and fewer rows than threads."""
     monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(recurrent_pass, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
-    monkeypatch.setattr(recurrent_pass, "OPERATIONS_WORTH_A_BARRIER", 0)
-    monkeypatch.setattr(recurrent_pass, "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER", 0)
+    monkeypatch.setattr(sharing, "WEIGHTS_BYTES_FOR_ALL_ROWS", 0)
+    monkeypatch.setattr(sharing, "OPERATIONS_WORTH_A_BARRIER", 0)
+    monkeypatch.setattr(sharing, "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER", 0)
     problem = random_problem(
         cell, (rows, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
@@ -132,7 +132,9 @@ def test_threads_that_divide_hidden_units(cell, bidirectional, ragged, dtype, ro
         layer = make_layer(problem)
         assert_same(run_layer(layer, problem), expected)
         (run,) = layer._spare[True]
-        assert run.by_units != (bidirectional and threads == 2)  # then they divide the directions
+        assert run.plan.sharing.by_units != (
+            bidirectional and threads == 2
+        )  # then they divide the directions
 
 
 @pytest.mark.parametrize("cell", LAYERS)
@@ -147,11 +149,11 @@ def test_fetching_ahead_changes_no_number(cell, bidirectional, ragged, dtype, se
         cell, (9, 5, 6, 70), num_layers=2, bidirectional=bidirectional, ragged=ragged, dtype=dtype
     )
     results = []
-    for least, prefetches in ((recurrent_pass.PREFETCH_FROM_BYTES, False), (0, True)):
-        monkeypatch.setattr(recurrent_pass, "PREFETCH_FROM_BYTES", least)
+    for least, prefetches in ((plan.PREFETCH_FROM_BYTES, False), (0, True)):
+        monkeypatch.setattr(plan, "PREFETCH_FROM_BYTES", least)
         layer = make_layer(problem)
         results.append(run_layer(layer, problem))
         (run,) = layer._spare[True]
         assert run.threads == 2
-        assert run._prefetches() == prefetches
+        assert run.plan.prefetches == prefetches
     assert_same(*results)

@@ -10,6 +10,11 @@ from benchmarks.trainer import LAYERS
 ALLOWED = {"float64": 1e-10, "float32": 2e-5, "tf32": 1e-2, "float16": 1e-2}
 # B, T, I, H: odd sizes, weights in registers, in shared memory too, and steps one by one.
 SIZES = [(1, 1, 1, 1), (3, 7, 5, 20), (9, 30, 8, 64), (2, 5, 3, 95), (4, 12, 16, 128), (3, 6, 8, 300)]
+# Hidden units shared out among blocks that wait for one another: these have a process of their own.
+TEAM_SIZES = [
+    (1, 4, 8, 192), (5, 9, 8, 192), (70, 12, 8, 192), (1, 9, 8, 256), (5, 9, 8, 256), (70, 12, 8, 256),
+    (5, 9, 8, 512), (1, 9, 8, 512), (70, 12, 8, 512), (7, 300, 8, 250),
+]  # fmt: skip
 LONG = (2, 70_000, 4, 16)  # cuDNN refuses more than 65,535 steps
 OPTIONS: list[dict[str, Any]] = [
     {}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False},
@@ -30,17 +35,23 @@ class Case(NamedTuple):
 
 def cases(part: str, quick: bool) -> list[Case]:
     sizes = SIZES[:2] if quick else SIZES
-    if part == "long":
-        return [] if quick else [Case(cell, LONG, kind, {}) for kind in ALLOWED for cell in CELLS[:3]]
-    if part == "rounding":
+    cell, _, kind = part.partition(" ")
+    if cell == "long":
+        return [] if quick else [Case(each, LONG, kind, {}) for each in CELLS[:3]]
+    if cell == "teams":
         return [
-            Case(cell, size, kind, options)
-            for kind in ("tf32", "float16")
-            for size in sizes[1:]
-            for cell in CELLS[:3]
+            Case(each, size, kind or "float32", options)
+            for size in (TEAM_SIZES[:2] if quick else TEAM_SIZES)
+            for each in CELLS[:3]
             for options in OPTIONS[:2]
         ]
-    cell, _, kind = part.partition(" ")
+    if cell == "rounding":
+        return [
+            Case(each, size, kind, options)
+            for size in sizes[1:]
+            for each in CELLS[:3]
+            for options in OPTIONS[:2]
+        ]
     found = [
         Case(cell, size, kind or "float32", options)
         for size in sizes

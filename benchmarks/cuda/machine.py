@@ -1,7 +1,10 @@
 """What is there: versions, the card, its ceilings, and whether one kernel compiles and runs."""
 
+import os
 import platform
 import subprocess
+import sys
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 
@@ -15,16 +18,25 @@ REPEATS = 10
 
 
 def cases(part: str, quick: bool) -> list[str]:
-    return ["versions", "card", "one launch", "ceilings", *[f"compile {cell}" for cell in CELLS]]
+    return [
+        "versions",
+        "card",
+        "one launch",
+        "ceilings",
+        *[f"compile {cell}" for cell in CELLS],
+        "two starts",
+    ]
 
 
 def run(case: str) -> dict:
     what, _, cell = case.partition(" ")
     if what == "versions":
         return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
-    return {"card": card, "one": one_launch, "ceilings": ceilings, "compile": lambda: compile_times(cell)}[
-        what
-    ]()
+    functions = {
+        "card": card, "one": one_launch, "ceilings": ceilings, "compile": lambda: compile_times(cell),
+        "two": two_starts,
+    }  # fmt: skip
+    return functions[what]()
 
 
 def version_of(name: str) -> str:
@@ -105,3 +117,24 @@ def compile_times(cell: str) -> dict:
     layer.backward(np.ones_like(y))
     times.append(time.perf_counter())
     return {"forward_seconds": times[1] - times[0], "backward_seconds": times[2] - times[1]}
+
+
+FIRST_FIT = """
+import numpy as np
+import numbarnn
+model = numbarnn.Sequential(numbarnn.GRU(24), numbarnn.Dense(3), device="cuda")
+x = np.ones((20, 7, 5), np.float32)
+model.fit(x, np.arange(20) % 3, optimizer="adam", epochs=1, verbose=False)
+"""
+
+
+def two_starts() -> dict:
+    """Seconds of a program that fits a model on the GPU, with an empty kernel cache and with a full one."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = []
+        for _ in range(2):
+            began = time.perf_counter()
+            environment = {**os.environ, "NUMBARNN_CACHE_DIR": folder}
+            subprocess.run([sys.executable, "-c", FIRST_FIT], check=True, env=environment)
+            seconds.append(time.perf_counter() - began)
+    return {"empty_cache_seconds": seconds[0], "full_cache_seconds": seconds[1]}

@@ -14,7 +14,7 @@ def markdown(lines: Lines) -> str:
     passed = [line for line in lines if "error" not in line]
     parts = [machine(of(passed, "machine")), agreement(of(passed, "agreement"))]
     parts += [usage(of(passed, "usage")), beside_cudnn(of(passed, "beside_cudnn"))]
-    parts += [own_kernels(of(passed, "own_kernels")), failures(lines)]
+    parts += [own_kernels(of(passed, "own_kernels")), counters(of(passed, "counters")), failures(lines)]
     return "\n".join(text for part in parts if part for text in [*part, ""])
 
 
@@ -103,6 +103,11 @@ def own_kernels(lines: Lines) -> list[str]:
         for line in lines
     ]  # fmt: skip
     return rows and ["### A time step of the scans, microseconds", "", *table(header, rows, 1)]
+
+
+def counters(lines: Lines) -> list[str]:
+    title = ["### What a step of the scans waits for: warps that wait for each instruction issued", ""]
+    return lines and [*title, *[f"- {line['case']}: {pairs(line)}" for line in lines]]
 
 
 def failures(lines: Lines) -> list[str]:

@@ -32,17 +32,20 @@ class Stage(NamedTuple):
     parts: tuple[str, ...] = ("all",)
 
 
+PARTS = (
+    "lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding tf32", "rounding float16",
+    "long float32", "long float64", "long tf32", "long float16",
+    "teams", "teams float64", "teams float16",
+)  # fmt: skip
 STAGES = [
-    Stage("machine", "versions, the card, one kernel", 0.08),
-    Stage(
-        "agreement", "the GPU against the CPU", 0.27,
-        ("lstm", "gru", "rnn", "lstm float64", "gru float64", "rnn float64", "rounding", "long"),
-    ),
+    Stage("machine", "versions, the card, one kernel", 0.06),
+    Stage("agreement", "the GPU against the CPU", 0.25, PARTS),
     Stage("usage", "fits, predictions, arrays of other libraries", 0.15),
-    Stage("beside_cudnn", "times beside cuDNN", 0.3),
-    Stage("own_kernels", "microseconds a time step of the scans", 0.1),
-    Stage("sanitizer", "memcheck and racecheck on tiny cases", 0.1),
-]  # fmt: skip
+    Stage("beside_cudnn", "times beside cuDNN", 0.35),
+    Stage("own_kernels", "microseconds a time step of the scans", 0.08),
+    Stage("counters", "what a step of the scans waits for", 0.06),
+    Stage("sanitizer", "memcheck and racecheck on tiny cases", 0.05),
+]
 
 
 class Outcome(NamedTuple):

@@ -1,8 +1,5 @@
 """What users do: whole fits, predictions, arrays of CuPy and PyTorch in and out, step functions."""
 
-import cProfile
-import io
-import pstats
 import time
 
 import numpy as np
@@ -15,8 +12,12 @@ MOST_TIMES_THE_CPU = 1.0
 
 
 def cases(part: str, quick: bool) -> list[str]:
-    found = ["arrays of CuPy", "arrays of PyTorch", "step function", "small fits", "token fit"]
-    return found[:2] if quick else [*found, "streamed fit", "Japanese Vowels", "break-even", "profile"]
+    small = ["arrays of CuPy", "arrays of PyTorch", "step function"]
+    return (
+        small
+        if quick
+        else ["Japanese Vowels", "small fits", "token fit", "break-even", "streamed fit", *small]
+    )
 
 
 def run(case: str) -> dict:
@@ -24,7 +25,6 @@ def run(case: str) -> dict:
         "arrays of CuPy": arrays_of_cupy, "arrays of PyTorch": arrays_of_torch,
         "step function": step_function, "small fits": small_fits, "token fit": token_fit,
         "streamed fit": streamed_fit, "Japanese Vowels": japanese_vowels, "break-even": break_even,
-        "profile": profile,
     }  # fmt: skip
     return functions[case]()
 
@@ -177,23 +177,6 @@ def japanese_vowels() -> dict:
     found = both(model_of, x, y, optimizer="adam", epochs=EPOCHS, batch_size=vowels.BATCH_SIZE)
     found["ratio"] = found["cpu_seconds"] / found["cuda_seconds"]
     return found
-
-
-def profile() -> dict:
-    """Where the host's time goes in a fit on the GPU."""
-    (x, y), _ = vowels.load()
-    model = numbarnn.Sequential(
-        numbarnn.GRU(vowels.HIDDEN_SIZE, bidirectional=True, return_sequences=True),
-        numbarnn.MaxOverTime(), numbarnn.Dense(vowels.CLASSES), device="cuda",
-    )  # fmt: skip
-    options = {"epochs": 10, "batch_size": vowels.BATCH_SIZE, "verbose": False}
-    model.fit(x, y, **options)
-    profiler = cProfile.Profile()
-    profiler.runcall(model.fit, x, y, **options)
-    said = io.StringIO()
-    pstats.Stats(profiler, stream=said).sort_stats("tottime").print_stats(45)
-    print(said.getvalue(), flush=True)
-    return {}
 
 
 def break_even() -> dict:

@@ -11,7 +11,7 @@ from numbarnn.cells.gru import GRU
 from numbarnn.cells.lstm import LSTM
 from numbarnn.cells.rnn import RELU, TANH
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
-from numbarnn.jit.vectors import load_run
+from numbarnn.jit.vector_memory import load_run
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in (TANH, RELU, LSTM, GRU)}
 _BY_WEIGHTS = {cell.weights: cell for cell in CELLS.values()}

@@ -8,7 +8,8 @@ from numbarnn.engine.packing import unpack_transposed
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vectors import lane_count, load, select, store
+from numbarnn.jit.vector_memory import load, store
+from numbarnn.jit.vectors import lane_count, select
 
 IDENTITY, TANH, RELU, SIGMOID = range(4)
 ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}

@@ -27,7 +27,8 @@ from numbarnn.engine.tile import (
 from numbarnn.jit import compile_cache
 from numbarnn.jit.compile_cache import INLINED_OPTIONS
 from numbarnn.jit.cpu import lanes
-from numbarnn.jit.vectors import FLOAT_TYPES, element_pointer, llvm_float
+from numbarnn.jit.vector_memory import element_pointer
+from numbarnn.jit.vectors import FLOAT_TYPES, llvm_float
 
 
 def multiply(

@@ -12,15 +12,8 @@ import numpy as np
 from numbarnn.engine.fork import fork
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.cpu import lanes, padded, registers
-from numbarnn.jit.vectors import (
-    lane_count,
-    load,
-    load_part,
-    load_rows,
-    store,
-    store_rows,
-    transposed,
-)
+from numbarnn.jit.vector_memory import load, load_part, load_rows, store, store_rows
+from numbarnn.jit.vectors import lane_count, transposed
 
 ALIGNMENT = registers().width
 ALIGNED_FROM_BYTES = 2 * 1024 * 1024

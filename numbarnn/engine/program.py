@@ -30,7 +30,7 @@ from numbarnn.engine.fork import (
 )
 from numbarnn.engine.threads import run
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vectors import element_pointer
+from numbarnn.jit.vector_memory import element_pointer
 
 # Words of the bindings. A kernel that finds a fault in what it reads writes where into FAULT; the program
 # stops.

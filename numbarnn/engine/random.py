@@ -10,7 +10,8 @@ import numpy as np
 
 from numbarnn.engine.fork import fork
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vectors import lane_count, load, select, store, zero_like
+from numbarnn.jit.vector_memory import load, store
+from numbarnn.jit.vectors import lane_count, select, zero_like
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)

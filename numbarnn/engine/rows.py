@@ -11,7 +11,8 @@ from numbarnn.engine.fork import fork
 from numbarnn.engine.program import FAULT, INPUT, NO_FAULT, OUTPUT, array_at
 from numbarnn.jit.atomics import atomic_load, compare_exchange
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vectors import all_true, fma, lane_count, load, load_part, store, store_part, zero_like
+from numbarnn.jit.vector_memory import load, load_part, store, store_part
+from numbarnn.jit.vectors import all_true, fma, lane_count, zero_like
 
 
 @inlined

@@ -4,10 +4,12 @@ from numba.extending import overload
 
 from numbarnn.cells import cell_forward, load_sums, panel_vectors, product_width_of, sum_count_of
 from numbarnn.engine.matmul import multiply_row
-from numbarnn.engine.scan import SMALL_WEIGHTS_BYTES, groups_at_once
+from numbarnn.engine.scan.backward import SMALL_WEIGHTS_BYTES
+from numbarnn.engine.scan.forward import groups_at_once
 from numbarnn.jit.compile_cache import STEP_OPTIONS
 from numbarnn.jit.scratch import alternate, scratch
-from numbarnn.jit.vectors import lane_count, load, load_each, load_part, store, store_each, store_part
+from numbarnn.jit.vector_memory import load, load_each, load_part, store, store_each, store_part
+from numbarnn.jit.vectors import lane_count
 
 
 def advance(weights, x, states):
@@ -23,7 +25,7 @@ def advance(weights, x, states):
     sums = scratch(total, weights.bias)
     new_h = scratch(groups * width, weights.bias)
     blocks = -(-groups // block)
-    # As in scan.py: what the step before read last is still in the cache.
+    # As in scan/backward.py: what the step before read last is still in the cache.
     backwards = weights.recurrent.nbytes > SMALL_WEIGHTS_BYTES and alternate()
     for i in range(blocks):
         first = (blocks - 1 - i if backwards else i) * block

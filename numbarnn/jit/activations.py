@@ -13,6 +13,7 @@ import numpy as np
 from numba.extending import overload
 
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined, kernel
+from numbarnn.jit.vector_memory import load, load_part, store, store_part
 from numbarnn.jit.vectors import (
     absolute,
     copy_sign,
@@ -20,13 +21,9 @@ from numbarnn.jit.vectors import (
     fma,
     is_float_vector,
     lane_count,
-    load,
-    load_part,
     polynomial,
     power_of_rounded,
     select,
-    store,
-    store_part,
 )
 
 

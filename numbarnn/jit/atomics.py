@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-from numbarnn.jit.vectors import element_pointer
+from numbarnn.jit.vector_memory import element_pointer
 
 WORD_BYTES = 8
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")

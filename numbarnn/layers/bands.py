@@ -107,7 +107,7 @@ class Bands:
         Step t of the first position of band p is row ``gate_offset[p, t]`` of a matrix of N rows; the last of
         all is the number of valid steps.
     state_offset : int64 array (bands, T + 1)
-        Where the states number s of band p begin in a matrix of B + N rows; see ``engine/scan.py``.
+        Where the states number s of band p begin in a matrix of B + N rows; see ``engine/scan/__init__.py``.
     output_offset : int64 array (bands, T)
         `state_offset` without the initial states: where the outputs of each step stand, forward in time.
     partial_offset : int64 array (partials + 1,)

@@ -2,7 +2,8 @@
 
 from numbarnn.engine.fork import fork
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vectors import absolute, fma, lane_count, load, select, store, zero_like
+from numbarnn.jit.vector_memory import load, store
+from numbarnn.jit.vectors import absolute, fma, lane_count, select, zero_like
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 

@@ -357,7 +357,7 @@ class Recurrent(Layer):
         if not self.built:
             raise RuntimeError("build(input_size) the layer, or use it once, before taking its weights")
         if self.device == "cuda":
-            from numbarnn.layers.cuda.recurrent_pass import weights_of_steps  # where a GPU is asked for
+            from numbarnn.layers.cuda.runs import weights_of_steps  # where a GPU is asked for
 
             return weights_of_steps(self)
         weights = self.packed(with_transposed=False)[0].weights

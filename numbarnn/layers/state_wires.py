@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from numbarnn.engine.fork import fork
-from numbarnn.engine.program import record
+from numbarnn.engine.program import Call, record
 from numbarnn.engine.states import add_to_state, copy_states
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import padded
@@ -54,49 +54,47 @@ class StatefulPass(RecurrentPass):
         self.reads, self.gives = tuple(reads), tuple(gives)
 
     def _matrices(self, name: str, wanted: Sequence[bool]) -> list[Any]:
-        columns = padded(self.count * self.layer.hidden_size, self.layer.dtype)
+        columns = padded(self.plan.count * self.layer.hidden_size, self.layer.dtype)
         return [
             self.buffers.matrix((name, s), self.layout.rows, columns) if is_wanted else None
             for s, is_wanted in enumerate(wanted)
         ]
 
-    def _between(self, kernel: Callable[..., None], states: Any, rows_of: Any, matrices: Any) -> list[Any]:
+    def _between(
+        self, kernel: Callable[..., None], states: Any, rows_of: Callable[[int], Any], matrices: Sequence[Any]
+    ) -> list[Call]:
         """The calls of a kernel between the states of all layers and directions and these matrices."""
         hidden = self.layer.hidden_size
         return [
             record(kernel, states[k][s], rows_of(k), matrix, k * hidden, hidden)
             for s, matrix in enumerate(matrices)
             if matrix is not None
-            for k in range(self.count)
+            for k in range(self.plan.count)
         ]
 
-    # What is recorded reads and writes as many states as there were rows.
+    def prepare(self, layout, x, seed):
+        if self.plan is not None and layout.rows != self.plan.bands.capacity.rows:
+            # What is recorded reads and writes as many states as there were rows: it does not fit.
+            self.plan.bands.capacity = self.plan.bands.capacity._replace(rows=0)
+        return super().prepare(layout, x, seed)
 
-    def _sizes_fit(self, layout):
-        return layout.rows == self.bands.capacity.rows and super()._sizes_fit(layout)
-
-    def _plan(self, layout, x, sequence, form=None):
-        if self.bands is not None:
-            self.bands.capacity = self.bands.capacity._replace(rows=0)
-        super()._plan(layout, x, sequence, form)
-
-    def _forward_calls(self, form):
+    def _forward_calls(self):
+        plan = self.plan
         self.initial, self.final = self._matrices("initial", self.reads), self._matrices("final", self.gives)
-        imports = self._between(set_states, self.states, self._first_rows, self.initial)
-        return imports + super()._forward_calls(form)
+        imports = self._between(set_states, plan.states, plan.first_rows, self.initial)
+        exports = self._between(copy_states, plan.states, plan.final_rows, self.final)
+        return imports + super()._forward_calls() + exports
 
-    def _last_calls(self):
-        return super()._last_calls() + self._between(copy_states, self.states, self._final_rows, self.final)
-
-    def _backward_calls(self, level):
-        calls = super()._backward_calls(level)
-        if level == self.layer.num_layers - 1:  # the first one on the way back
-            self.dfinal = self._matrices("dfinal", self.gives)
-            calls = self._between(add_to_state, self.dstates, self._dstate_rows, self.dfinal) + calls
-        if level == 0:
-            self.dinitial = self._matrices("dinitial", self.reads)
-            calls += self._between(copy_states, self.dstates, self._dstate_rows, self.dinitial)
-        return calls
+    def _backward_calls(self, recorder):
+        calls, count = super()._backward_calls(recorder), self.plan.count
+        self.dfinal, self.dinitial = (
+            self._matrices("dfinal", self.gives),
+            self._matrices("dinitial", self.reads),
+        )
+        imports = self._between(add_to_state, recorder.dstates, self._dstate_rows, self.dfinal)
+        exports = self._between(copy_states, recorder.dstates, self._dstate_rows, self.dinitial)
+        # The first calls, one for each layer and direction, clear the gradients of the states.
+        return calls[:count] + imports + calls[count:] + exports
 
     def _dstate_rows(self, k):
-        return self.bands.dstate_rows
+        return self.plan.bands.dstate_rows

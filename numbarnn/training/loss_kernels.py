@@ -10,7 +10,8 @@ import numpy as np
 
 from numbarnn.jit.activations import sigmoid
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vectors import lane_count, load, select, store
+from numbarnn.jit.vector_memory import load, store
+from numbarnn.jit.vectors import lane_count, select
 
 
 @inlined

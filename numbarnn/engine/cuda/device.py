@@ -11,6 +11,8 @@ from typing import Any
 from numba import cuda
 from numba.core import config
 
+from numbarnn.engine.cuda.kernel_cache import MachineCode, machine_code
+
 SIMULATED = bool(config.ENABLE_CUDASIM)
 WARP = 1 if SIMULATED else 32  # threads that run in step: a block has a multiple of them
 REGISTERS = 65_536  # of 32 bits, of a multiprocessor
@@ -46,19 +48,41 @@ def shared_memory() -> int:
     return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
+def blocks_together() -> int:
+    """How many blocks can wait for one another: one on each multiprocessor of this GPU."""
+    if SIMULATED:
+        return 1
+    device = cuda.get_current_device()
+    return device.MULTIPROCESSOR_COUNT if device.COOPERATIVE_LAUNCH else 1
+
+
 class CompiledFunction:
     """A kernel compiled for arguments of these types, as the driver knows it; of numba-cuda alone."""
 
     def __init__(self, kernel: Any, kinds: tuple[Any, ...]) -> None:
-        from numba.cuda.cudadrv.driver import binding, driver
+        from numba.cuda.cudadrv.driver import binding
 
-        compiled = kernel.compile(kinds)
-        compiled.bind()
-        self._compiled = compiled  # keeps the machine code
-        self._function = compiled._codelibrary.get_cufunc()
-        self._binding, self._driver = binding, driver
-        self._handle = binding.CUfunction(int(self._function.handle))
+        device = cuda.get_current_device()
+
+        def compiled() -> MachineCode:
+            library = kernel.compile(kinds)._codelibrary
+            return MachineCode(library._entry_name, library.get_cubin().code)
+
+        name, code = machine_code(kernel, kinds, device.compute_capability, compiled)
+        self._binding, self._device = binding, binding.CUdevice(device.id)
+        self._code = code  # the driver reads it for as long as the library is there
+        self._library = self._done(binding.cuLibraryLoadData(code, None, None, 0, None, None, 0), "load")
+        found = self._done(binding.cuLibraryGetKernel(self._library, name.encode()), "find")
+        self._handle = binding.CUfunction(int(found))
+        self._kernel = found
         self._allowed = 0
+
+    def _done(self, answer: tuple[Any, ...], what: str) -> Any:
+        """What a call of the driver gave, or an error."""
+        error, *given = answer
+        if error != self._binding.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"the GPU's driver could not {what}: {error.name}")
+        return given[0] if given else None
 
     def allow_shared_memory(self, count: int) -> None:
         """Let blocks have so many bytes beside the kernel's own arrays.
@@ -67,17 +91,26 @@ class CompiledFunction:
         """
         if count > self._allowed:
             attribute = self._binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            function = self._function
-            self._driver.cuKernelSetAttribute(attribute, count, function.handle, function.device.id)
+            answer = self._binding.cuKernelSetAttribute(attribute, count, self._kernel, self._device)
+            self._done(answer, f"allow {count} bytes of shared memory")
             self._allowed = count
 
     def launch(self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int) -> None:
         """Start it; `arguments` is the address of the addresses of the arguments."""
-        (error,) = self._binding.cuLaunchKernel(
+        answer = self._binding.cuLaunchKernel(
             self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, 0
         )
-        if error != self._binding.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(
-                f"the GPU's driver refused {blocks} blocks of {threads} threads with {shared_bytes} bytes of"
-                f" shared memory: {error.name}"
-            )
+        if answer[0] != self._binding.CUresult.CUDA_SUCCESS:
+            size = f"{blocks} blocks of {threads} threads with {shared_bytes} bytes of shared memory"
+            self._done(answer, f"start {size}")
+
+    def launch_together(
+        self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int
+    ) -> None:
+        """`launch` for blocks that wait for one another: the driver refuses more than can run at one time."""
+        answer = self._binding.cuLaunchCooperativeKernel(
+            self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments
+        )
+        if answer[0] != self._binding.CUresult.CUDA_SUCCESS:
+            size = f"{blocks} blocks of {threads} threads with {shared_bytes} bytes of shared memory"
+            self._done(answer, f"start together {size}")

@@ -95,20 +95,29 @@ class Launcher:
         self._lock = threading.Lock()  # of the slots, until the driver has read them
 
     def __call__(
-        self, blocks: int, threads: int, shared_bytes: int, stream: int, values: Sequence[Any]
+        self,
+        blocks: int,
+        threads: int,
+        shared_bytes: int,
+        stream: int,
+        values: Sequence[Any],
+        together: bool = False,
     ) -> None:
         if shared_bytes > 0:
             self.function.allow_shared_memory(shared_bytes)
         with self._lock:
             self._structure.pack_into(self._slots, 0, *values)
-            self.function.launch(blocks, threads, shared_bytes, stream, self._address)
+            start = self.function.launch_together if together else self.function.launch
+            start(blocks, threads, shared_bytes, stream, self._address)
 
 
 _launchers: dict[tuple[Any, ...], Launcher] = {}
 
 
-def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any) -> None:
-    """Run a kernel; arrays are those of `arrays`."""
+def launch(
+    kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any, together: bool = False
+) -> None:
+    """Run a kernel; arrays are those of `arrays`. `together`: its blocks wait for one another."""
     if SIMULATED:
         kernel[blocks, threads, 0, shared_bytes](*arguments)
         return
@@ -128,7 +137,7 @@ def launch(kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments
     if launcher is None:
         with compile_clock.compiling():
             launcher = _launchers[key] = Launcher(kernel, described)
-    launcher(blocks, threads, shared_bytes, xp.cuda.get_current_stream().ptr, values)
+    launcher(blocks, threads, shared_bytes, xp.cuda.get_current_stream().ptr, values, together)
 
 
 def launch_each(kernel: Any, count: int, *arguments: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.cuda import scalars  # noqa: F401 (the mathematics of activations, for single numbers)
 from numbarnn.engine.cuda.device import SIMULATED, cuda, device
 from numbarnn.engine.cuda.launch import launch_each
 from numbarnn.engine.dense import RELU, SIGMOID, TANH

@@ -8,6 +8,7 @@ shared memory, where those of all threads stand side by side.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -53,12 +54,18 @@ def number_type(dtype):
 
 
 def plan_with_lanes(
-    cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, lanes: int, others: int
+    cell: Cell,
+    hidden: int,
+    dtype: str,
+    weight_dtype: str | None,
+    lanes: int,
+    others: int,
+    units: int | None = None,
 ) -> Plan:
-    """The plan with this many threads a hidden unit; a thread has `others` numbers in registers beside the
-    weights."""
+    """The plan with this many threads a hidden unit, for a block that has so many `units`, by default all; a
+    thread has `others` numbers in registers beside the weights."""
     size, run = np.dtype(dtype).itemsize, run_of(dtype)
-    threads = -(-hidden * lanes // WARP) * WARP
+    threads = -(-(units or hidden) * lanes // WARP) * WARP
     runs = -(-hidden // (lanes * run))
     pieces = runs * cell.window
     room = registers_of(threads) * REGISTER_BYTES // size - others
@@ -67,7 +74,9 @@ def plan_with_lanes(
     return Plan(lanes, threads, run, runs, near, far)
 
 
-OTHER_NUMBERS = {4: 64, 8: 48}  # of a thread, beside the weights, by the bytes of a number
+# Of a thread, beside the weights, by the bytes of a number. With fewer the assembler spills LSTM at H = 128;
+# at H = 100 to 124 and from 132 on it spills 2 to 20 numbers backward, whatever stands here.
+OTHER_NUMBERS = {4: 80, 8: 48}
 # LSTM, H = 64, microseconds a step on an H100: 2 lanes 0.50 forward and 0.55 backward, 4 lanes 0.58 and 0.73.
 LANES = (2, 4)
 
@@ -113,8 +122,9 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
     layout = _Layout(plan, cell.window, plan.padded if transposed else 0)
     number, rounded = np.dtype(dtype).type, np.dtype(weight_dtype or dtype).type
     zero = number(0.0)
-    lanes, run, runs, threads, near_pieces = plan.lanes, plan.run, plan.runs, plan.threads, plan.near_pieces
+    lanes, run, threads = plan.lanes, plan.run, plan.threads
     window, whole = cell.window, plan.padded == hidden
+    pieces, far_pieces = layout.pieces, layout.far_pieces
     first_of_gate = constant_of([gate * square for gate in gates])
 
     @device
@@ -125,9 +135,10 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
 
     @device
     def put_far(weight, unit, lane, thread, far):
-        for piece in range(near_pieces, runs * window):
+        for q in range(far_pieces):
+            piece = ((q + 1) * pieces - 1) // far_pieces
             for j in range(run):
-                place = ((piece - near_pieces) * threads + thread) * run + j
+                place = (q * threads + thread) * run + j
                 far[place] = weight_of(weight, unit, lane, piece // window, piece % window, j)
 
     if SIMULATED:
@@ -135,7 +146,7 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
         def near(weight, unit, lane):
             return [
                 number(weight_of(weight, unit, lane, piece // window, piece % window, j))
-                for piece in range(near_pieces)
+                for piece in layout.near
                 for j in range(run)
             ]
 
@@ -160,6 +171,26 @@ class _Layout(NamedTuple):
     plan: Plan
     window: int
     gate_stride: int
+
+    @property
+    def pieces(self) -> int:
+        """Of a thread."""
+        return self.plan.runs * self.window
+
+    @property
+    def far_pieces(self) -> int:
+        """How many are in shared memory. They are spread evenly among the others: together at the end, the
+        assembler reads them all ahead of time, into more registers than there are."""
+        return self.pieces - self.plan.near_pieces
+
+    def far_index(self, piece: int) -> int:
+        """How many pieces before this one are in shared memory."""
+        return piece * self.far_pieces // self.pieces
+
+    @property
+    def near(self) -> list[int]:
+        """The pieces in registers."""
+        return [p for p in range(self.pieces) if self.far_index(p + 1) == self.far_index(p)]
 
     @property
     def chains(self) -> int:
@@ -187,8 +218,8 @@ def _near(layout: _Layout, gates, hidden: int, strides: tuple[int, int], number,
             of_unit = builder.mul(unit_index, wide(unit_stride))
             of_lane = builder.mul(lane_index, wide(plan.run))
             values = [llvm_number(0.0)] * count
-            for at in range(plan.near_pieces * plan.run):
-                (i, g), j = divmod(at // plan.run, layout.window), at % plan.run
+            for at, (piece, j) in enumerate(itertools.product(layout.near, range(plan.run))):
+                i, g = divmod(piece, layout.window)
                 k = builder.add(of_lane, wide(i * plan.lanes * plan.run + j))
                 inside = builder.icmp_signed("<", k, wide(hidden))
                 k = builder.select(inside, k, wide(hidden - 1))
@@ -229,12 +260,12 @@ def _multiply(layout: _Layout):
                     index = wide(g * layout.gate_stride + i * plan.lanes * plan.run)
                     index = builder.add(first_index, index)
                     run = load_numbers(context, builder, vector, source, index, types.int64, plan.run)
-                if piece < plan.near_pieces:
-                    weights = [
-                        builder.extract_value(near_weights, piece * plan.run + j) for j in range(plan.run)
-                    ]
+                q = layout.far_index(piece)
+                if layout.far_index(piece + 1) == q:
+                    at = (piece - q) * plan.run
+                    weights = [builder.extract_value(near_weights, at + j) for j in range(plan.run)]
                 else:
-                    index = wide((piece - plan.near_pieces) * plan.threads * plan.run)
+                    index = wide(q * plan.threads * plan.run)
                     index = builder.add(of_thread, index)
                     weights = load_numbers(context, builder, far, far_weights, index, types.int64, plan.run)
                     weights = [context.cast(builder, weight, far.dtype, number) for weight in weights]
@@ -265,9 +296,10 @@ def _multiply_simulated(layout: _Layout, near, far, thread, vector, first):
         i, g = divmod(piece, window)
         for j in range(plan.run):
             value = vector[first + g * layout.gate_stride + i * plan.lanes * plan.run + j]
-            if piece < plan.near_pieces:
-                weight = near[piece * plan.run + j]
+            q = layout.far_index(piece)
+            if layout.far_index(piece + 1) == q:
+                weight = near[(piece - q) * plan.run + j]
             else:
-                weight = far[((piece - plan.near_pieces) * plan.threads + thread) * plan.run + j]
+                weight = far[(q * plan.threads + thread) * plan.run + j]
             sums[g][j % layout.chains] += vector.dtype.type(weight) * value
     return tuple(sum(chains) for chains in sums)

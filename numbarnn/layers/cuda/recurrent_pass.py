@@ -4,16 +4,18 @@
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.engine.cuda import scan as scan_cuda
 from numbarnn.engine.cuda import scan_by_steps as steps_cuda
+from numbarnn.engine.cuda import scan_by_teams as teams_cuda
+from numbarnn.engine.cuda import teams as cuda_teams
 from numbarnn.engine.cuda import weights as cuda_weights
-from numbarnn.engine.cuda.arrays import arrays, for_kernels, on_host
-from numbarnn.engine.cuda.device import shared_memory
+from numbarnn.engine.cuda.arrays import arrays, on_host
+from numbarnn.engine.cuda.device import blocks_together, shared_memory
 from numbarnn.engine.cuda.launch import Series, launch, launch_each, place_of
 from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.engine.cuda.pointwise import drop, order_states
@@ -21,32 +23,8 @@ from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
 from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, sum_rows, to_flat, to_packed
+from numbarnn.layers.cuda.runs import Run, runs_of
 from numbarnn.sequences.reading import BatchForm as Form
-
-
-class Run(NamedTuple):
-    """Gates that follow one another both in the parameters and among the sums."""
-
-    gate: int
-    slot: int
-    gates: int  # how many
-
-    def of_parameter(self, hidden: int) -> slice:
-        return slice(self.gate * hidden, (self.gate + self.gates) * hidden)
-
-    def of_sums(self, hidden: int) -> slice:
-        return slice(self.slot * hidden, (self.slot + self.gates) * hidden)
-
-
-def _runs(gates: tuple[int, ...], first_slot: int) -> list[Run]:
-    """The runs of the gates whose sums begin at a slot."""
-    runs: list[Run] = []
-    for slot, gate in enumerate(gates, first_slot):
-        if runs and runs[-1].gate + runs[-1].gates == gate:
-            runs[-1] = runs[-1]._replace(gates=runs[-1].gates + 1)
-        else:
-            runs.append(Run(gate, slot, 1))
-    return runs
 
 
 class CudaDirection:
@@ -83,13 +61,18 @@ class CudaDirection:
         self.gradients = gradients
         self.dtype = self.weight_hh.dtype
         self.hidden = self.weight_hh.shape[1]
-        self.input_runs = _runs(cell.input_gates, 0)
-        self.recurrent_runs = _runs(cell.recurrent_gates, cell.slots - cell.window)
+        self.input_runs = runs_of(cell.input_gates, 0)
+        self.recurrent_runs = runs_of(cell.recurrent_gates, cell.slots - cell.window)
         self.buffers = CudaBuffers(self.dtype)
         # The kernels of a whole scan are those of these.
         self.kind = cell, self.hidden, str(self.dtype), "float16" if precision == "float16" else None
         self.plan = cuda_weights.plan_for(*self.kind)
         self.fits = self.plan.fits(shared_memory())
+        self.most_blocks = blocks_together()
+        self.team = None if self.fits else cuda_teams.team_for(*self.kind, shared_memory(), self.most_blocks)
+        if self.team is not None:
+            counters = self.most_blocks // self.team.blocks * cuda_teams.COUNTER_STRIDE
+            self.meetings = arrays().zeros(counters, np.int64)
 
     def _multiply(self, a: Any, b: Any, out: Any, add: bool = False) -> None:
         """A product in this layer's precision."""
@@ -134,8 +117,28 @@ class CudaDirection:
                 self.bias_ih.size > 0, self.weight_hh, self.bias_ih, self.bias_hh, states, self.sums, outputs,
                 self.kept,
             )  # fmt: skip
+        elif self._takes_a_team():
+            self._launch_teams(
+                teams_cuda.forward, outputs.shape[1], keep, self.bias_ih.size > 0, self.weight_hh,
+                self.bias_ih, self.bias_hh, states, self.sums, outputs, self.kept,
+            )  # fmt: skip
         else:
             self._forward_by_steps(keep)
+
+    def _takes_a_team(self) -> bool:
+        """Whether teams of blocks go through the present batch."""
+        return self.team is not None and self.team.takes(self.rows.layout.rows, self.most_blocks)
+
+    def _launch_teams(self, kernel_of: Any, *arguments: Any) -> None:
+        team, rows = self.team, self.rows
+        assert team is not None
+        teams = team.teams(rows.layout.rows, self.most_blocks)
+        self.meetings[...] = 0
+        launch(
+            kernel_of(*self.kind, team), teams * team.blocks, team.plan.threads, team.plan.shared_bytes,
+            self.meetings, teams, rows.offset, rows.lengths, self.direction, self.direction * self.hidden,
+            *arguments, together=team.blocks > 1,
+        )  # fmt: skip
 
     def _product_of_steps(self) -> Any:
         """Room for the recurrent product of a step."""
@@ -180,6 +183,11 @@ class CudaDirection:
                 self.plan.shared_bytes, self.rows.offset, self.rows.lengths, self.direction,
                 self.direction * self.hidden, doutputs.shape[1], self.weight_hh, self.states, self.sums,
                 doutputs, self.kept, self.outputs, dstates,
+            )  # fmt: skip
+        elif self._takes_a_team():
+            self._launch_teams(
+                teams_cuda.backward, doutputs.shape[1], self.weight_hh, self.states, self.sums, doutputs,
+                self.kept, self.outputs, dstates,
             )  # fmt: skip
         else:
             self._backward_by_steps(doutputs, dstates)
@@ -416,23 +424,3 @@ def _fault_in(form: Form, flat: np.ndarray, states: tuple[np.ndarray, ...]) -> i
         if fault == NO_FAULT and not np.isfinite(state).all():
             fault = FAULT_IN_STATE - s
     return fault
-
-
-def weights_of_steps(layer: Any) -> Any:
-    """The weights of a layer for the step functions in the user's kernels; see ``step_cuda.py``."""
-    cell, hidden = layer.cell, layer.hidden_size
-    weight_ih, weight_hh, *biases = layer.direction_values[0]
-    size = cell.slots * hidden
-    bias = np.zeros(size, layer.dtype)
-    parts = []
-    for weight, gates, first_slot, own_bias in (
-        (weight_ih, cell.input_gates, 0, biases[0]),
-        (weight_hh, cell.recurrent_gates, cell.slots - cell.window, biases[1]),
-    ):
-        runs = _runs(gates, 0)
-        parts.append(np.concatenate([weight[run.of_parameter(hidden)] for run in runs]).T)
-        if own_bias.size > 0:
-            of_slots = np.concatenate([own_bias[run.of_parameter(hidden)] for run in runs])
-            begin = first_slot * hidden
-            bias[begin : begin + of_slots.size] += of_slots
-    return cell.weights(*(for_kernels(np.ascontiguousarray(array)) for array in (*parts, bias)))

@@ -1,0 +1,176 @@
+"""The gradients of the parameters of one layer and direction; ``scan/__init__.py`` explains the notation."""
+
+import numpy as np
+
+from numbarnn.cells import product_width_of, sum_count_of
+from numbarnn.engine.fork import fork
+from numbarnn.engine.matmul import multiply
+from numbarnn.engine.packing import unpack_recurrent
+from numbarnn.engine.scan.forward import groups_at_once
+from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
+from numbarnn.jit.compile_cache import inlined, kernel, noinline
+from numbarnn.jit.vector_memory import load, store
+from numbarnn.jit.vectors import lane_count
+
+
+@inlined
+def _weight_gradient_jobs(part, arguments):
+    (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows, gate_rows,
+     packed) = arguments  # fmt: skip
+    dinput, drecurrent, dbias = packed
+    width, block, ranges = lane_count(dgates), groups_at_once(weights), panel_cuts.size - 1
+    sum_count, product_width = sum_count_of(weights), product_width_of(weights)
+    columns, x_stride, units = dgates.shape[1], x.shape[1], h.shape[1]
+    inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
+    split = sum_count - product_width
+    dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
+    # Rows one vector split from whole pages: columns are read from it, and rows a power of two split would
+    # fall into the same few sets of the cache.
+    h_before = np.empty((WEIGHT_CHUNK_ROWS, units + width), h.dtype)
+    h_stride = units + width
+    x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
+    x_chunk_stride = x_stride + width
+    k_stride = dsums.shape[1]
+    panel_step = sum_count * width if split else panel
+    for job in range(job_cuts[part], job_cuts[part + 1]):
+        partial, i = job // ranges, job % ranges
+        first_group = panel_cuts[i] * block
+        stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
+        partial_panel, partial_column = partial * weights.input.shape[0], partial * columns
+        _clear(
+            dinput, drecurrent, dbias, partial_panel + first_group * product_width * width // panel,
+            partial_panel + (stop_group * product_width * width + panel - 1) // panel,
+            partial_column + first_group * sum_count * width, partial_column + stop_group * sum_count * width,
+        )  # fmt: skip
+        for begin in range(partial_offset[partial], partial_offset[partial + 1], WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, partial_offset[partial + 1] - begin)
+            for k in range(rows):
+                source, target = previous_rows[begin + k] * units, k * h_stride
+                for unit in range(0, units, width):
+                    store(h_before, target + unit, load(h, source + unit))
+                source, target = x_rows[begin + k] * x_stride, k * x_chunk_stride
+                for column in range(0, x_stride, width):
+                    store(x_chunk, target + column, load(x, source + column))
+            for first in range(first_group, stop_group, block):
+                stop = min(first + block, stop_group)
+                _copy_and_sum(
+                    dgates, gate_rows[begin : begin + rows], first * sum_count * width,
+                    stop * sum_count * width, dsums, dbias, partial_column,
+                )  # fmt: skip
+                vectors = (stop - first) * product_width
+                target = partial_panel + first * product_width * width // panel
+                multiply(
+                    dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
+                    inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
+                    dsums, 0, panel_step, k_stride, panel // width, 0, vectors,
+                )  # fmt: skip
+                multiply(
+                    drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
+                    hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
+                    dsums, split * width, panel_step, k_stride, panel // width, 0, vectors,
+                )  # fmt: skip
+
+
+@kernel
+def weight_gradients(team, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows,
+                     gate_rows, packed):  # fmt: skip
+    """Gradients of the parameters of one layer and direction, still packed and as partial sums.
+
+    The steps are divided among partial sums: a thread that went through the rows of one has them in its
+    cache. Within a partial sum, steps are added in the order given. Neither depends on the number of threads.
+
+    Parameters
+    ----------
+    team, job_cuts, panel_cuts
+        The threads, the cuts between their jobs, and those between ranges of panels. A job is one partial
+        sum and one range of panels; those of a partial sum follow one another.
+    x, h, dgates : arrays (at least N, at least I), (B + N, H padded), (N, G * H padded)
+        Inputs, all states and the gradient of the sums.
+    partial_offset : int64 array (partials + 1,)
+        Partial sum s has the steps from number ``partial_offset[s]`` to ``partial_offset[s + 1]``.
+    x_rows, previous_rows, gate_rows : int64 arrays (at least N,)
+        The row of `x` and the one of `h` that each step read, and its row in `dgates`.
+    packed : tuple of arrays
+        Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
+        the other.
+    """
+    arguments = (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows,
+                 gate_rows, packed)  # fmt: skip
+    fork(team, job_cuts.size - 1, _weight_gradient_jobs, arguments)
+
+
+@inlined
+def _add_partials(values, size, first, stop):
+    """The elements from `first` to `stop` of the first `size` get the sum of themselves and of what is
+    `size`, 2 `size` ... elements behind them."""
+    for partial_begin in range(size, values.size, size):
+        for i in range(first, stop, lane_count(values)):
+            store(values, i, load(values, i) + load(values, partial_begin + i))
+
+
+@inlined
+def _collect_groups(part, arguments):
+    cuts, weights, packed, input_map, recurrent_map, gradients = arguments
+    dinput, drecurrent, dbias = packed
+    width, block = lane_count(dbias), groups_at_once(weights)
+    sum_count, product_width = sum_count_of(weights), product_width_of(weights)
+    columns, panel = weights.bias.size, dinput.shape[2]
+    first, stop = cuts[part] * block, min(cuts[part + 1] * block, columns // (sum_count * width))
+    if first >= stop:
+        return
+    first_panel, stop_panel = (
+        first * product_width * width // panel,
+        -(-stop * product_width * width // panel),
+    )
+    for values in (dinput, drecurrent):
+        size = values.shape[1] * panel
+        _add_partials(values, weights.input.shape[0] * size, first_panel * size, stop_panel * size)
+    _add_partials(dbias, columns, first * sum_count * width, stop * sum_count * width)
+    unpack_recurrent(
+        dinput, drecurrent, dbias[:columns], input_map, recurrent_map, sum_count, first, stop, gradients
+    )
+
+
+@kernel
+def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gradients):
+    """Add up the partial sums of `weight_gradients`, and unpack them.
+
+    Parameters
+    ----------
+    team, cuts
+        The threads, and the cuts between the panels of one part and the next.
+    packed : tuple of arrays
+        From `weight_gradients`.
+    input_map, recurrent_map : int64 arrays
+        The column maps of the packed weights.
+    gradients : tuple of arrays
+        weight_ih, weight_hh, bias_ih and bias_hh, out.
+    """
+    arguments = (cuts, weights, packed, input_map, recurrent_map, gradients)
+    fork(team, cuts.size - 1, _collect_groups, arguments)
+
+
+@noinline
+def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column):
+    for panel in range(first_panel, stop_panel):
+        for column in range(dinput.shape[2]):
+            for k in range(dinput.shape[1]):
+                dinput[panel, k, column] = 0.0
+            for k in range(drecurrent.shape[1]):
+                drecurrent[panel, k, column] = 0.0
+    for column in range(first_column, stop_column):
+        dbias[column] = 0.0
+
+
+@noinline
+def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index):
+    """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from an index
+    on."""
+    width = lane_count(dgates)
+    for column in range(first_column, stop_column, width):
+        total = load(dbias, bias_index + column)
+        for k in range(rows.size):
+            values = load(dgates, rows[k] * dgates.shape[1] + column)
+            store(dsums, k * dsums.shape[1] + column - first_column, values)
+            total = total + values
+        store(dbias, bias_index + column, total)

@@ -1,0 +1,180 @@
+"""The recorder of backward: from the plan of a batch to the calls that run it."""
+
+from typing import Any
+
+import numpy as np
+
+from numbarnn.engine.program import Call, record
+from numbarnn.engine.rows import check_rows, write_rows
+from numbarnn.engine.scan import backward, weight_gradients
+from numbarnn.engine.states import add_to_state, clear, export_states, import_states
+from numbarnn.engine.threads import even_cuts
+from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
+from numbarnn.layers.plan import Plan
+from numbarnn.layers.recorder import NOWHERE, Recorder
+from numbarnn.sequences.reading import BatchForm
+
+
+class BackwardRecorder(Recorder):
+    """Records a backward pass through a stack of layers, and allocates what it writes.
+
+    Parameters
+    ----------
+    plan : Plan
+        That of the forward pass.
+    dy : array (N, at least D * H), (B, at least D * H) or None
+        The gradient of the outputs in packed order, or of the final states; None where the caller brings it.
+    need_dx : bool
+        Whether the gradient of the inputs is wanted.
+    form : BatchForm, optional
+        The form of the caller's batch, where `dy` is None. The gradient of the inputs is then in bands, as
+        those between levels are; else it is in packed order.
+
+    Attributes
+    ----------
+    dstates : list of tuples of arrays (at least B, H padded)
+        Gradients of the states, for each k.
+    dinputs : list of arrays (N, I padded) or None
+        Gradients of the inputs of each level.
+    """
+
+    def __init__(
+        self, plan: Plan, dy: np.ndarray | None, need_dx: bool, form: BatchForm | None = None
+    ) -> None:
+        super().__init__(plan, form)
+        layer, bands, buffers = self.layer, self.bands, plan.buffers
+        self.dy = dy
+        self.outer_offset = bands.packed_offset if form is None else bands.gate_offset
+        self.outer_in_bands = form is not None or bands.count == 1
+        self.dstates = [
+            tuple(
+                buffers.matrix(("d" + name, k), bands.dstate_row_count, plan.units)
+                for name in layer.cell.states
+            )
+            for k in range(plan.count)
+        ]
+        for part in (part for own in self.dstates for part in own):
+            part[...] = 0.0  # for the padding, which nothing else clears
+        self.dinputs: list[Any] = []
+        for level in range(layer.num_layers):
+            columns = padded(layer.known_input_size if level == 0 else plan.width, layer.dtype)
+            wanted = level > 0 or need_dx
+            self.dinputs.append(
+                buffers.matrix(("dx", level), bands.capacity.total, columns) if wanted else None
+            )
+
+    def calls(self) -> list[Call]:
+        """All of backward: from the gradient of the outputs, or final states, to that of the inputs."""
+        return [record(clear, own) for own in self.dstates] + self._all_levels()
+
+    def caller_calls(self) -> list[Call]:
+        """All of backward: from the caller's gradients of outputs and final states to those of inputs and
+        initial states."""
+        plan, bands, form = self.plan, self.bands, self.form
+        rows = plan.bindings, plan.width, form.flat_rows, form.starts, bands.order, form.lengths
+        calls = [self.record(check_rows, *rows, plan.states[0][0])]
+        for k, own in enumerate(self.dstates):
+            calls.append(self.states_call(import_states, k, own, bands.dstate_rows))
+        calls += self._all_levels()
+        dx = self.dinputs[0]
+        if dx is not None:
+            size = self.layer.known_input_size
+            rows = self.rows_arguments(form, size)
+            calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, dx))
+            calls += self.clear_rows_calls(form, size)
+        for k, own in enumerate(self.dstates):
+            calls.append(self.states_call(export_states, k, own, bands.dstate_rows))
+        return calls
+
+    def _all_levels(self):
+        return [call for level in reversed(range(self.layer.num_layers)) for call in self._level_calls(level)]
+
+    def _level_calls(self, level):
+        layer, plan, bands = self.layer, self.plan, self.bands
+        last = level == layer.num_layers - 1
+        has_dy = plan.sequence or not last
+        dy = self.dy if last else self.dinputs[level + 1]
+        calls = []
+        if plan.drops(level):
+            calls.append(self.drop_call(level, dy, dy, bands.cuts, bands.gate_offset, bands.gate_offset))
+        numbers = plan.numbers(level)
+        if not has_dy:
+            for k in numbers:
+                column = k % layer.directions * layer.hidden_size
+                rows = bands.dstate_rows
+                calls.append(record(add_to_state, self.dstates[k][0], rows, dy, column, layer.hidden_size))
+        calls += self.side_by_side(
+            [[self._scan_call(k, dy, has_dy), *self._weight_gradients_calls(k)] for k in numbers]
+        )
+        if self.dinputs[level] is not None:
+            calls += [self._input_gradients_call(k) for k in numbers]
+        return calls
+
+    def _scan_call(self, k, dy, has_dy):
+        plan, bands, packed = self.plan, self.bands, self.plan.packed[k]
+        direction = k % self.layer.directions
+        arguments = (
+            packed.weights, packed.recurrent_transposed, plan.states[k], plan.gates[k],
+            self._output_gradient(direction, dy, has_dy), plan.bindings, self.dstates[k], bands.active,
+            bands.gate_offset, bands.state_offset, bands.dstate_offset, direction == 1,
+        )  # fmt: skip
+        if plan.sharing.by_units:
+            vectors = PANEL_VECTORS if self.layout.rows > 1 else backward.HALF_PANEL
+            pieces = -(-plan.units // lanes(self.layer.dtype) // vectors)
+            return self.record_by_units(backward.backward_by_units, pieces, vectors, *arguments)
+        return record(backward.backward, bands.cuts, plan.prefetches, *arguments)
+
+    def _output_gradient(self, direction, dy, has_dy):
+        """What a direction finds in `dy`, or, where that is None, in what the caller brings."""
+        bands, column = self.bands, direction * self.layer.hidden_size
+        if dy is None:
+            form = self.form
+            like = np.empty((0, self.plan.width), self.layer.dtype)
+            starts = form.starts[bands.order]
+            return backward.OutputGradient(like, column, bands.gate_offset, True, form.flat_rows, starts)
+        offset = self.outer_offset if dy is self.dy else bands.gate_offset
+        return backward.OutputGradient(dy, column, offset, has_dy, 0, NOWHERE)
+
+    def _input_gradients_call(self, k):
+        layer, bands, packed = self.layer, self.bands, self.plan.packed[k]
+        level, direction = divmod(k, layer.directions)
+        dx = self.dinputs[level]
+        offset, in_bands = (bands.gate_offset, True) if level else (self.outer_offset, self.outer_in_bands)
+        # The second direction adds to what the first one wrote.
+        start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
+        return record(
+            backward.input_gradients, self.plan.cuts if in_bands else bands.cuts, packed.weights,
+            packed.input_transposed, self.plan.gates[k], start, stride, dx, offset, in_bands, bands.active,
+            bands.gate_offset,
+        )  # fmt: skip
+
+    def _weight_gradients_calls(self, k):
+        layer, plan, bands, packed = self.layer, self.plan, self.bands, self.plan.packed[k]
+        level, direction = divmod(k, layer.directions)
+        inputs, sharing = plan.inputs[level], plan.sharing
+        threads = 1 if sharing.by_directions else sharing.threads
+        ranges = min(-(-threads // sharing.partial_count), packed.blocks)
+        jobs = sharing.partial_count * ranges
+        gradients = self._packed_gradients(k)
+        sums = record(
+            weight_gradients.weight_gradients, even_cuts(jobs, min(threads, jobs)),
+            even_cuts(packed.blocks, ranges), packed.weights, inputs.matrix, inputs.rows, plan.states[k][0],
+            plan.gates[k], bands.partial_offset, bands.next_state_rows if direction else bands.state_rows,
+            bands.gate_rows, gradients,
+        )  # fmt: skip
+        collected = record(
+            weight_gradients.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)),
+            packed.weights, gradients, packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
+        )  # fmt: skip
+        return [sums, collected]
+
+    def _packed_gradients(self, k):
+        """Gradients in the form of the packed weights, one partial sum after the other: input, recurrent,
+        bias."""
+        weights, partials = self.plan.packed[k].weights, self.plan.sharing.partial_count
+        buffers = self.plan.buffers
+        dinput, drecurrent = (
+            buffers.matrix((name, k), partials * len(panels), panels[0].size).reshape(-1, *panels.shape[1:])
+            for name, panels in (("dinput", weights.input), ("drecurrent", weights.recurrent))
+        )
+        return dinput, drecurrent, buffers.matrix(("dbias", k), 1, partials * weights.bias.size)[0]

@@ -38,7 +38,7 @@ mathjax_path = MATHJAX.name
 # What the pages of the reference say of each class: the methods that users call, and no others.
 LAYER = ["build", "forward", "backward", "set_parameters", "count_parameters", "to"]
 RECURRENT = [*LAYER[:3], "step", *LAYER[3:], "kernel_weights"]
-OPTIMIZER = ["start", "update"]
+OPTIMIZER = ["step", "start", "update"]
 CALLBACK = ["check_numbers", "on_fit_begin", "on_epoch_end", "on_fit_end"]
 METHODS = {
     "RNN": RECURRENT,
@@ -54,6 +54,8 @@ METHODS = {
         "predict",
         "predict_proba",
         "evaluate",
+        "forward",
+        "backward",
         "build",
         "set_parameters",
         "snapshot",

@@ -24,9 +24,10 @@ class Chain:
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
+        self.buffers = type(self.passes[0].buffers)(layers[0].dtype)  # for who drives the passes
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]
         # Below the first layer with parameters nothing asks for a gradient.
-        self.first_trained = trained[0] if trained else len(layers)
+        self.first_trained = self.lowest = trained[0] if trained else len(layers)
 
     def prepare(self, layout: Layout, x: np.ndarray, seed: int) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
@@ -47,14 +48,22 @@ class Chain:
         for run in self.passes:
             run.forward()
 
-    def prepare_backward(self, dy: np.ndarray) -> None:
-        """Take the matrix that will hold the gradient of the output."""
-        for i in range(len(self.passes) - 1, self.first_trained - 1, -1):
-            dx = self.passes[i].prepare_backward(dy, need_dx=i > self.first_trained)
-            if dx is not None:
-                dy = dx
+    def prepare_backward(self, dy: np.ndarray, need_dx: bool = False) -> Any:
+        """Take the matrix that will hold the gradient of the output; return that of the input, if wanted,
+        with None for tokens."""
+        self.lowest = 0 if need_dx else self.first_trained
+        dx: Any = dy
+        for i in range(len(self.passes) - 1, self.lowest - 1, -1):
+            wanted = i > self.lowest or need_dx
+            dx = self.passes[i].prepare_backward(dx, need_dx=wanted)
+        return dx if need_dx else None
 
     def backward(self) -> None:
         """Compute the gradients of all parameters."""
-        for run in reversed(self.passes[self.first_trained :]):
+        for run in reversed(self.passes[self.lowest :]):
             run.backward()
+
+    def hand_out_gradients(self) -> None:
+        """The gradients of the parameters that backward left are those of the layers from now on."""
+        for run in self.passes:
+            run.hand_out_gradients()

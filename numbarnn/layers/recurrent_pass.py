@@ -45,12 +45,15 @@ class RecurrentPass(Pass):
     def prepare(self, layout, x, seed):
         if self.plan is None or not self.plan.fits(layout, x):
             self._plan(layout, x, self.layer.return_sequences)
-            self.forward_program = Program(ForwardRecorder(self.plan).calls())
+            self.forward_program = Program(self._forward_calls())
         elif layout is not self.layout:
             self._rebind(layout)
         self._begin(seed)
         plan = self.plan
         return (layout, plan.output[: layout.total]) if plan.sequence else (layout.last, plan.last)
+
+    def _forward_calls(self):
+        return ForwardRecorder(self.plan).calls()
 
     def _plan(self, layout, x, sequence):
         """Make a plan for a batch; `x` is as in `Plan`."""
@@ -100,9 +103,12 @@ class RecurrentPass(Pass):
         if self.planned_backward != wanted:
             recorder = BackwardRecorder(self.plan, dy, need_dx)
             self.dinputs = recorder.dinputs
-            self.backward_program = Program(recorder.calls())
+            self.backward_program = Program(self._backward_calls(recorder))
             self.planned_backward = wanted
         return self.dinputs[0][: self.layout.total] if need_dx else None
+
+    def _backward_calls(self, recorder):
+        return recorder.calls()
 
     def backward(self):
         self.backward_program.run()

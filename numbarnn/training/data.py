@@ -1,5 +1,6 @@
 """Samples, targets and weights of a fit, checked once and handed out in batches."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numbarnn.training.losses import Loss
 class Batch(NamedTuple):
     """One batch in packed order."""
 
-    layout: Layout
+    layout: Any  # a tuple where there are several inputs, as x
     x: Any  # on the GPU where the samples are
     targets: np.ndarray
     weights: np.ndarray
@@ -38,6 +39,7 @@ class Samples:
         self.steps = steps
         self.tokens = tokens
         self.on_gpu = steps.on_gpu
+        self._buffers = Buffers(steps.values.dtype)
         self._is_full = bool((steps.lengths == steps.form.padded_steps).all())
 
     @property
@@ -49,11 +51,31 @@ class Samples:
         """Of the inputs."""
         return self.steps.width()
 
+    @property
+    def parts(self) -> "Sequence[Samples]":
+        """The samples of each input."""
+        return (self,)
+
     def form_of(self, rows: np.ndarray) -> BatchForm:
         """The form of a batch of these rows, in this order."""
         form = self.steps.form
         starts, lengths = form.starts[rows], form.lengths[rows]
         return BatchForm(True, form.has_time, starts, lengths, form.padded_steps, self._is_full)
+
+    def inputs(self, rows: np.ndarray) -> tuple[Any, Any]:
+        """The layout of a batch of these rows, and its inputs in packed order."""
+        form = self.form_of(rows)
+        return form.layout, self.pack(form, form.layout)
+
+    def whole(self) -> tuple[Any, Any]:
+        """`inputs` of all samples, in the buffer of `pack_in_place`."""
+        form = self.steps.form
+        return form.layout, self.pack_in_place(form, form.layout)
+
+    def take_buffers(self, earlier: "Samples") -> None:
+        """Go on with the buffers of earlier samples of the same model: arrays stay where they are."""
+        for own, other in zip(self.parts, earlier.parts, strict=True):
+            own._buffers = other._buffers
 
     def pack(self, form: BatchForm, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""
@@ -63,6 +85,14 @@ class Samples:
             return to_packed(self.steps.values, form)
         batch = FlatBatch(self.steps.values, form)
         return pack_tokens(batch, layout) if self.tokens else pack_steps(batch, layout)
+
+    def pack_in_place(self, form: BatchForm, layout: Layout) -> Any:
+        """`pack`, into a buffer of the host that the next batch overwrites."""
+        if self.tokens or self.on_gpu:
+            return self.pack(form, layout)
+        values = self.steps.values
+        x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
+        return pack_steps(FlatBatch(values, form), layout, x)
 
 
 class LabelledSamples(Samples):
@@ -86,6 +116,8 @@ class LabelledSamples(Samples):
         A weight for every label.
     """
 
+    leading = 0  # the number of the input whose rows or steps the targets belong to
+
     def __init__(
         self,
         steps: FlatBatch,
@@ -104,7 +136,6 @@ class LabelledSamples(Samples):
         self.targets = loss.check_targets(flat, size, dtype)
         self.weights = np.ones(len(self.targets))
         self._weighs = sample_weight is not None or class_weight is not None
-        self._buffers = Buffers(steps.values.dtype)
         if sample_weight is not None:
             rows = _read_sample_weight(sample_weight, steps.rows)
             self.weights *= rows[_row_of_each_step(steps.form)] if per_step else rows
@@ -113,16 +144,15 @@ class LabelledSamples(Samples):
         if not self.weights.sum() > 0.0:
             raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
 
+    def join(self, parts: Sequence[Any]) -> Any:
+        """What a model takes, from that of each input."""
+        return parts[0]
+
     def batch(self, rows: np.ndarray) -> Batch:
         """The batch of these rows. It is valid until the next one, which uses the same buffer."""
         form = self.form_of(rows)
         layout = form.layout
-        if self.tokens or self.on_gpu:
-            x = self.pack(form, layout)
-        else:
-            values = self.steps.values
-            x = self._buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
-            pack_steps(FlatBatch(values, form), layout, x)
+        x = self.pack_in_place(form, layout)
         places = flat_rows(form.starts, layout) if self.per_step else rows[layout.order]
         targets = self.targets.take(places, axis=0)
         if not self._weighs:

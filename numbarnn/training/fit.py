@@ -2,15 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from numbarnn.engine.random import seed_of
 from numbarnn.jit.compile_cache import compile_clock
-from numbarnn.layers.base import Layer
-from numbarnn.layers.chain import Chain
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples
 from numbarnn.training.losses import Loss
@@ -22,16 +20,16 @@ EVALUATION_BATCH = 256
 
 
 def evaluate(
-    layers: Sequence[Layer], samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""
+    model: Any, samples: LabelledSamples, loss: Loss, size: int, prefix: str = ""
 ) -> dict[str, float]:
     """Mean loss and score over all samples."""
-    chain, metrics = Chain(layers, training=False), RunningMetrics()
+    graph, metrics = model.new_graph(training=False), RunningMetrics()
     for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):
         batch = samples.batch(rows)
-        layout, y = chain.prepare(batch.layout, chain.to_device(batch.x, samples.features), 0)
+        layout, y = graph.prepare(batch.layout, graph.to_device(batch.x, samples.features), 0)
         losses, scores = np.empty(layout.total), np.empty(layout.total)
-        chain.forward()
-        y = chain.to_host(y)
+        graph.forward()
+        y = graph.to_host(y)
         # There is no use for the gradient: it may overwrite the outputs.
         loss.rows(
             y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
@@ -48,7 +46,6 @@ def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 def fit(
     model: Any,
-    layers: Sequence[Layer],
     samples: LabelledSamples,
     validation: LabelledSamples | None,
     loss: Loss,
@@ -63,10 +60,10 @@ def fit(
     callbacks: Iterable[Callback],
     verbose: bool,
 ) -> History:
-    """The loop behind `Sequential.fit`, whose arguments are checked by now."""
+    """The loop behind `Model.fit`, whose arguments are checked by now."""
     history = History()
     callbacks = list(callbacks)
-    trainer = _step_class(layers[0].device)(layers, samples, loss, size, optimizer, clip_norm, clip_value)
+    trainer = _step_class(model.device)(model, samples, loss, size, optimizer, clip_norm, clip_value)
     schedule = optimizer.schedule
     rng = np.random.default_rng(int(seed_of(seed, 1)))
     compiled_before, began = compile_clock.seconds, time.perf_counter()
@@ -88,7 +85,7 @@ def fit(
                     steps_done += 1
                 logs, grad_norm = trainer.end_epoch()
                 if validation is not None:
-                    logs |= evaluate(layers, validation, loss, size, prefix="val_")
+                    logs |= evaluate(model, validation, loss, size, prefix="val_")
                 logs["grad_norm"] = grad_norm
                 logs["learning_rate"] = rate
                 logs["seconds"] = _without_compiling(epoch_began, compiled)

@@ -8,14 +8,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from numbarnn.arguments import fraction, from_registry, nonnegative
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
-from numbarnn.training.schedules import Schedule, as_schedule
+from numbarnn.training.schedules import Constant, Schedule, as_schedule
 from numbarnn.training.update_kernels import adam, cuts_of, rmsprop, sgd
 
 
@@ -109,6 +109,40 @@ class Optimizer(ABC):
             run(
                 self.update_kernel, cuts.size - 1, cuts, value, gradient, *averages, *clipping, *numbers
             )  # fmt: skip
+
+    def step(self, model: Any, learning_rate: float | None = None) -> None:
+        """One step on all parameters of a model, by the gradients that its latest `backward` left.
+
+        What the optimiser remembers from step to step belongs to the model, until another optimiser makes a
+        step on it.
+
+        Parameters
+        ----------
+        model : Model
+            The model, built.
+        learning_rate : float, optional
+            The rate of this step; by default that of the optimiser, which must be a plain number then.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the rate does not fit, or is missing where the optimiser has a schedule.
+        RuntimeError
+            If the model has not been built.
+        """
+        if learning_rate is not None:
+            rate = nonnegative("learning_rate", learning_rate)
+        elif isinstance(self.schedule, Constant):
+            rate = float(self.schedule.rate)
+        else:
+            raise ValueError("learning_rate must be given: a step by itself has no place in the schedule")
+        layers, state = model.updates_of(self)
+        for layer in layers:
+            _ = layer.gradients  # those of a GPU are brought to the host
+        values, gradients = zip(*((layer.flat_values, layer.flat_gradients) for layer in layers), strict=True)
+        self.update(state, values, gradients, rate)
+        for layer in layers:
+            layer.version += 1
 
 
 @dataclass(frozen=True)

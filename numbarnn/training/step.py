@@ -1,12 +1,10 @@
 """FlatBatch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from numbarnn.layers.base import Layer
-from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.training.clipping import clipping_of, global_norm
 from numbarnn.training.data import Batch, LabelledSamples
@@ -52,19 +50,19 @@ class TrainingStep:
 
     Parameters
     ----------
-    layers : sequence of Layer
-        Built layers that fit one another.
+    model : Model
+        The model, built.
     samples : LabelledSamples
         What batches are drawn from.
     loss, size
         The loss, and features of the output.
     optimizer, clip_norm, clip_value
-        As in `Sequential.fit`.
+        As in `Model.fit`.
     """
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        model: Any,
         samples: LabelledSamples,
         loss: Loss,
         size: int,
@@ -74,9 +72,9 @@ class TrainingStep:
     ) -> None:
         self.samples, self.loss, self.size = samples, loss, size
         self.optimizer, self.clip_norm, self.clip_value = optimizer, clip_norm, clip_value
-        self.chain = Chain(layers, training=True)
-        self.buffers = Buffers(layers[0].dtype)
-        self.trained = [layer for layer in layers if layer.count_parameters()]
+        self.graph = model.new_graph(training=True)
+        self.buffers = Buffers(model.dtype)
+        self.trained = [layer for layer in model.layers if layer.count_parameters()]
         self.gradients = [layer.flat_gradients for layer in self.trained]
         self.values = [layer.flat_values for layer in self.trained]
         self.state = optimizer.start(self.values)
@@ -105,17 +103,17 @@ class TrainingStep:
 
     def _compute(self, batch: Batch, seed: int) -> float:
         """Loss and gradients of one batch; returns the loss."""
-        layout, y = self.chain.prepare(batch.layout, batch.x, seed)
+        layout, y = self.graph.prepare(batch.layout, batch.x, seed)
         dy = self.buffers.matrix("dy", y.shape[0], y.shape[1])
         losses, scores = np.empty(layout.total), np.empty(layout.total)
         scale = 1.0 / batch.total_weight if batch.total_weight > 0.0 else 0.0
-        self.chain.prepare_backward(dy)
-        self.chain.forward()
+        self.graph.prepare_backward(dy)
+        self.graph.forward()
         self.loss.rows(
             y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
             layout.active, layout.offset, 0, layout.rows,
         )  # fmt: skip
-        self.chain.backward()
+        self.graph.backward()
         return self.metrics.add(losses, scores, batch) * scale
 
     def leave(self) -> None:

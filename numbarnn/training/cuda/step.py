@@ -1,17 +1,14 @@
 """FlatBatch of gradient descent on a GPU, without a word from it until an epoch ends."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
 from numbarnn.engine.cuda.matmul import multiply
-from numbarnn.layers.base import Layer
-from numbarnn.layers.chain import Chain
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
-from numbarnn.sequences.layout import Layout, flat_rows
+from numbarnn.sequences.layout import flat_rows
 from numbarnn.training.cuda import loss_kernels as losses_cuda
 from numbarnn.training.cuda import update_kernels as updates_cuda
 from numbarnn.training.cuda.data import Resident, Streamed
@@ -27,7 +24,7 @@ SHARE_FOR_DATA = 0.5  # of the GPU's free memory, that a fit's data may take
 class CudaBatch(NamedTuple):
     """One batch in packed order, on the GPU."""
 
-    layout: Layout
+    layout: Any  # a tuple where there are several inputs, as x
     x: Any
     targets: Any
     factors: Any  # of the gradients, one a target: their sum is 1, or 0
@@ -45,18 +42,19 @@ class CudaSamples:
 
     def __init__(self, samples: LabelledSamples) -> None:
         self.samples = samples
-        values = samples.steps.values
-        fits = samples.on_gpu or values.nbytes <= SHARE_FOR_DATA * free_bytes()
-        self.inputs = Resident(values) if fits else Streamed(values)
+        parts = [(part.on_gpu, part.steps.values) for part in samples.parts]
+        fits = sum(values.nbytes for on_gpu, values in parts if not on_gpu) <= SHARE_FOR_DATA * free_bytes()
+        self.inputs = [Resident(values) if on_gpu or fits else Streamed(values) for on_gpu, values in parts]
 
     def batch(self, rows: np.ndarray) -> CudaBatch:
         """The batch of these rows, for the step that is launched before the next call."""
         xp, samples = arrays(), self.samples
-        form = samples.form_of(rows)
-        layout = form.layout
-        x_rows = flat_rows(form.starts, layout)
-        x = self.inputs.take(x_rows)
-        places = x_rows if samples.per_step else rows[layout.order]
+        forms = [part.form_of(rows) for part in samples.parts]
+        x_rows = [flat_rows(form.starts, form.layout) for form in forms]
+        x = samples.join([inputs.take(own) for inputs, own in zip(self.inputs, x_rows, strict=True)])
+        layout = samples.join([form.layout for form in forms])
+        leading = samples.leading
+        places = x_rows[leading] if samples.per_step else rows[forms[leading].layout.order]
         weights = samples.weights[places]
         total = float(weights.sum())
         factors = (weights / total if total > 0.0 else weights).astype(samples.dtype)
@@ -88,7 +86,7 @@ class CudaTrainingStep:
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        model: Any,
         samples: LabelledSamples,
         loss: Loss,
         size: int,
@@ -97,29 +95,29 @@ class CudaTrainingStep:
         clip_value: float | None,
     ) -> None:
         self.loss, self.clip_norm, self.clip_value = loss, clip_norm, clip_value
-        trained = [layer for layer in layers if layer.count_parameters()]
+        trained = [layer for layer in model.layers if layer.count_parameters()]
         self.values = [layer.flat_values for layer in trained]
         self.kernel = losses_cuda.kernel_for(loss, samples.targets, samples.dtype)
         self.parts = [layer.cuda_parameters() for layer in trained]
         flat_values, self.gradients = join(self.parts)
-        for layer in layers:
+        for layer in model.layers:
             layer.drop_passes()
         self.updates = Updates(optimizer, flat_values, self.gradients)
         self.samples = CudaSamples(samples)
-        self.chain = Chain(layers, training=True)
+        self.graph = model.new_graph(training=True)
         self.buffers = CudaBuffers(samples.dtype)
         self.taken: list[Taken] = []
 
     def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors."""
         xp, batch = arrays(), self.samples.batch(rows)
-        layout, y = self.chain.prepare(batch.layout, batch.x, seed)
+        layout, y = self.graph.prepare(batch.layout, batch.x, seed)
         dy = self.buffers.matrix("dy", *y.shape)
         losses, scores = xp.empty((2, layout.total), y.dtype)
-        self.chain.prepare_backward(dy)
-        self.chain.forward()
+        self.graph.prepare_backward(dy)
+        self.graph.forward()
         losses_cuda.run(self.kernel, y, batch.targets, batch.factors, losses, scores, dy)
-        self.chain.backward()
+        self.graph.backward()
         norm = norm_of(self.gradients)
         factor = clipping_factor(self.gradients, norm, self.clip_norm, self.clip_value)
         limit = np.inf if self.clip_value is None else self.clip_value

@@ -16,7 +16,7 @@ from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.bands import NO_CAPACITY, Bands
 from numbarnn.layers.passes import Pass
-from numbarnn.sequences.layout import cuts_between
+from numbarnn.sequences.layout import cuts_between, find_cuts
 
 # Up to this many bytes of recurrent weights each thread reads all of them for its rows. Of larger ones each
 # thread takes a part of them, for all rows, with a barrier at every step. With 1 MB the two were level, until
@@ -105,8 +105,11 @@ class RecurrentPass(Pass):
         """What differs from call to call."""
         layer = self.layer
         if self.draws:
-            self.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
+            self.reseed(seed)
         layer.packed(self.training)
+
+    def reseed(self, seed):
+        self.seeds[:] = [seed_of(seed, level) for level in range(self.layer.num_layers)]
 
     def _plan(self, layout, x, sequence, form=None):
         """Allocate everything that forward writes, and record the calls.
@@ -342,6 +345,13 @@ class RecurrentPass(Pass):
     def forward(self):
         self.forward_program.run()
 
+    def record_forward(self):
+        calls = [record(find_cuts, self.layout.lengths, self.cuts)] if self.cuts.size > 2 else []
+        calls += self.bands.rebind_calls(self.layout)
+        calls += [record(clear, states, self._first_rows(k)) for k, states in enumerate(self.states)]
+        calls += self.layer.packing_program(self.training, get_num_threads()).calls
+        return calls + self.forward_program.calls
+
     def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
         """All of `prepare` and `forward`, from the caller's matrix of steps to another one and to the final
         states (S, L * D, B, H). `initial_state` is a pair of arrays (L * D, B, H), or of empty ones.
@@ -435,7 +445,8 @@ class RecurrentPass(Pass):
         self.backward_calls = []
         for level in reversed(range(layer.num_layers)):
             self.backward_calls += self._backward_calls(level)
-        clear_calls = [record(clear, own) for own in self.dstates]
+        all_rows = np.arange(bands.dstate_row_count)
+        clear_calls = [record(clear, own, all_rows) for own in self.dstates]
         self.backward_program = Program(clear_calls + self.backward_calls)
 
     def _backward_calls(self, level):
@@ -532,6 +543,9 @@ class RecurrentPass(Pass):
 
     def backward(self):
         self.backward_program.run()
+
+    def record_backward(self):
+        return self.backward_program.calls
 
     def backward_on(self, form, dstate, flat_dy, flat_dx, dstates):
         """All of `prepare_backward` and `backward`, from the caller's gradient of the outputs to that of the

@@ -44,8 +44,10 @@ def _add_up_columns(part, arguments):
 
 @kernel
 def _add_up(team, cuts, tokens, offset, dy, dtable):
-    """dtable[tokens[n]] += dy[n] for all valid steps, of which the last number of `offset` says how many there
-    are, in the order of n whatever the threads; `cuts` are between columns."""
+    """dtable[tokens[n]] += dy[n] for all valid steps, in the order of n whatever the threads.
+
+    `cuts` are between columns; the last number of `offset` says how many steps there are.
+    """
     fork(team, cuts.size - 1, _add_up_columns, (cuts, tokens, offset, dy, dtable))
 
 

@@ -161,7 +161,7 @@ class LayoutInPlace(Layout):
         _lay_out(ALONE, self.given, *self._arrays())
 
     def refill_calls(self) -> list[Call]:
-        """What fills all arrays for the lengths in `given`, among them the cuts that were asked for so far."""
+        """What fills all arrays for the lengths in `given`, with the cuts that were asked for so far."""
         calls = [record(_lay_out, self.given, *self._arrays())]
         return calls + [
             record(find_cuts, self.lengths, cuts) for cuts in self._cuts.values() if cuts.size > 2

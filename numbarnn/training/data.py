@@ -103,7 +103,7 @@ class LabelledSamples(Samples):
         flat = _flat_targets(y, steps.form) if per_step else _row_targets(y, steps.rows)
         self.targets = loss.check_targets(flat, size, dtype)
         self.weights = np.ones(len(self.targets))
-        self._weighs = sample_weight is not None or class_weight is not None
+        self.weighs = sample_weight is not None or class_weight is not None
         self._buffers = Buffers(steps.values.dtype)
         if sample_weight is not None:
             rows = _read_sample_weight(sample_weight, steps.rows)
@@ -125,7 +125,7 @@ class LabelledSamples(Samples):
             pack_steps(FlatBatch(values, form), layout, x)
         places = flat_rows(form.starts, layout) if self.per_step else rows[layout.order]
         targets = self.targets.take(places, axis=0)
-        if not self._weighs:
+        if not self.weighs:
             return Batch(layout, x, targets, self.weights[: places.size], float(places.size))
         weights = self.weights.take(places)
         return Batch(layout, x, targets, weights, float(weights.sum()))

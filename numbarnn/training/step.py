@@ -1,18 +1,23 @@
-"""FlatBatch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
+"""Batch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from numbarnn.engine.fork import ALONE
 from numbarnn.layers.base import Layer
-from numbarnn.layers.chain import Chain
-from numbarnn.layers.passes import Buffers
-from numbarnn.training.clipping import clipping_of, global_norm
+from numbarnn.training.clipping import clipping_of
 from numbarnn.training.data import Batch, LabelledSamples
-from numbarnn.training.loss_kernels import add_up
+from numbarnn.training.loss_kernels import LossKernel, add_up
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
+from numbarnn.training.recorded_step import RecordedStep
+from numbarnn.training.update_kernels import UpdateKernel
+
+# Room for steps that later batches may have more than the first one: a share of its own.
+ROOM = 1 / 8
+MOST_NUMBERS = 8  # of an optimiser of this library
 
 
 class RunningMetrics:
@@ -22,14 +27,18 @@ class RunningMetrics:
         self.loss = self.weight = self.score = 0.0
         self.count = 0
 
-    def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> float:
-        """Take the losses and scores of a batch; return its weighted sum of losses."""
-        loss, score = add_up(losses, scores, batch.weights)
+    def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> None:
+        """Take the losses and scores of a batch."""
+        sums = np.empty(2)
+        add_up(ALONE, losses, scores, batch.weights, np.array([losses.size]), sums)
+        self.add_sums(float(sums[0]), batch.total_weight, float(sums[1]), losses.size)
+
+    def add_sums(self, loss: float, weight: float, score: float, count: int) -> None:
+        """Take the weighted sum of losses, the weight, the sum of the scores and how many there are."""
         self.loss += loss
-        self.weight += batch.total_weight
+        self.weight += weight
         self.score += score
-        self.count += losses.size
-        return float(loss)
+        self.count += count
 
     def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
         # No weight at all in these batches: the loss is 0, as its gradient was.
@@ -48,7 +57,7 @@ def check_for_divergence(loss: float, norm: float, place: str, learning_rate: fl
 
 
 class TrainingStep:
-    """One step of gradient descent after the other, on buffers that are allocated once.
+    """One step of gradient descent after the other, each recorded once for batches like it.
 
     Parameters
     ----------
@@ -60,6 +69,13 @@ class TrainingStep:
         The loss, and features of the output.
     optimizer, clip_norm, clip_value
         As in `Sequential.fit`.
+
+    Attributes
+    ----------
+    update_kernel : UpdateKernel or None
+        What updates the parameters; None where the optimiser's own `update` does.
+    numbers : float64 array
+        What the updates read: the limit and the factor of clipping, and the optimiser's numbers.
     """
 
     def __init__(
@@ -72,15 +88,33 @@ class TrainingStep:
         clip_norm: float | None,
         clip_value: float | None,
     ) -> None:
-        self.samples, self.loss, self.size = samples, loss, size
+        self.layers, self.samples, self.loss, self.size = layers, samples, loss, size
         self.optimizer, self.clip_norm, self.clip_value = optimizer, clip_norm, clip_value
-        self.chain = Chain(layers, training=True)
-        self.buffers = Buffers(layers[0].dtype)
+        self.dtype = layers[0].dtype
         self.trained = [layer for layer in layers if layer.count_parameters()]
         self.gradients = [layer.flat_gradients for layer in self.trained]
         self.values = [layer.flat_values for layer in self.trained]
         self.state = optimizer.start(self.values)
+        self.update_kernel = self._update_kernel()
+        self.numbers = np.ones(2 + MOST_NUMBERS)
+        self.numbers[0] = math.inf if clip_value is None else clip_value
+        self.longest = int(samples.steps.lengths.max())
+        self.recorded: dict[tuple[int, int], RecordedStep] = {}
         self._begin_epoch()
+
+    def loss_kernel(self) -> tuple[LossKernel, tuple[float, ...]] | None:
+        """The kernel of the loss and its settings; None where it cannot be recorded."""
+        if type(self.loss).rows is not Loss.rows:
+            return None
+        kernel, settings = self.loss.kernel_for(self.samples.targets)
+        return (kernel, settings) if isinstance(kernel, LossKernel) else None
+
+    def _update_kernel(self) -> UpdateKernel | None:
+        """The kernel of the updates; None where they cannot be recorded."""
+        if type(self.optimizer).update is not Optimizer.update:
+            return None
+        kernel = self.optimizer.update_kernel
+        return kernel if isinstance(kernel, UpdateKernel) else None
 
     def _begin_epoch(self) -> None:
         self.metrics, self.norms, self.steps = RunningMetrics(), 0.0, 0
@@ -93,30 +127,39 @@ class TrainingStep:
         FloatingPointError
             If the loss or its gradient is not finite; then no parameter changes.
         """
-        loss = self._compute(self.samples.batch(rows), seed)
-        norm = global_norm(self.gradients)
-        check_for_divergence(loss, norm, place, learning_rate)
-        clipping = clipping_of(self.gradients, norm, self.clip_norm, self.clip_value)
-        self.optimizer.update(self.state, self.values, self.gradients, learning_rate, *clipping)
+        lengths = self.samples.steps.lengths.take(rows)
+        recorded = self._recorded_for(lengths)
+        if self.update_kernel is not None:
+            numbers = self.optimizer.numbers_at(self.state.step + 1, learning_rate)
+            self.numbers[2 : 2 + len(numbers)] = numbers
+        is_finite = recorded.run(rows, lengths, seed)
+        loss, score, scale, weight, norm = recorded.outcome.tolist()
+        if not is_finite:
+            check_for_divergence(loss * scale, norm, place, learning_rate)
+        if self.update_kernel is not None:
+            self.state.step += 1
+        else:
+            clipping = clipping_of(self.gradients, norm, self.clip_norm, self.clip_value)
+            self.optimizer.update(self.state, self.values, self.gradients, learning_rate, *clipping)
         for layer in self.trained:
             layer.version += 1
+        self.metrics.add_sums(loss, weight, score, recorded.count)
         self.norms += norm
         self.steps += 1
 
-    def _compute(self, batch: Batch, seed: int) -> float:
-        """Loss and gradients of one batch; returns the loss."""
-        layout, y = self.chain.prepare(batch.layout, batch.x, seed)
-        dy = self.buffers.matrix("dy", y.shape[0], y.shape[1])
-        losses, scores = np.empty(layout.total), np.empty(layout.total)
-        scale = 1.0 / batch.total_weight if batch.total_weight > 0.0 else 0.0
-        self.chain.prepare_backward(dy)
-        self.chain.forward()
-        self.loss.rows(
-            y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
-            layout.active, layout.offset, 0, layout.rows,
-        )  # fmt: skip
-        self.chain.backward()
-        return self.metrics.add(losses, scores, batch) * scale
+    def _recorded_for(self, lengths: np.ndarray) -> RecordedStep:
+        """What was recorded for batches like this one, or is recorded now.
+
+        Kernels walk over all steps that there is room for: at most twice those of the batch.
+        """
+        total, steps = int(lengths.sum()), int(lengths.max())
+        steps = min(1 << (steps - 1).bit_length(), self.longest)
+        key = lengths.size, steps
+        recorded = self.recorded.get(key)
+        if recorded is None or not recorded.is_valid(total):
+            room = min(total + int(ROOM * total), lengths.size * steps)
+            recorded = self.recorded[key] = RecordedStep(self, lengths, steps, room)
+        return recorded
 
     def leave(self) -> None:
         """The fit ends, as it should or not. The parameters that steps change are the layers' own."""

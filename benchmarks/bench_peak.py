@@ -1,4 +1,4 @@
-"""How much of the processor's peak training reaches."""
+"""How much of a core's peak training reaches."""
 
 import time
 
@@ -12,35 +12,36 @@ TURNS = 15
 
 
 def seconds(call) -> float:
-    began = time.perf_counter()
+    """Seconds that this process had a processor: what other programs take does not count."""
+    began = time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 class FractionOfPeak:
+    """On one thread: one of several that waits for another one takes time too, the longer the busier."""
+
     params = (list(CELLS), [str(shape) for shape in LARGEST_SHAPES])
     param_names = ("cell", "B,T,I,H")
 
     def setup(self, cell, shape):
+        self.threads = numbarnn.get_num_threads()
+        numbarnn.set_num_threads(1)
         sizes = parse_shape(shape)
         self.operations = training_operations(cell, sizes)
-        self.trainer, self.peak = Trainer(cell, sizes.H, *inputs(sizes)), Peak(numbarnn.get_num_threads())
+        self.trainer, self.peak = Trainer(cell, sizes.H, *inputs(sizes)), Peak(1)
         self.trainer.step()
         check_trainer(cell, self.trainer)
-        # A turn of the peak takes about as long as a step: so both are as likely to be interrupted.
-        times = [(seconds(self.trainer.step), seconds(self.peak.run)) for _ in range(TURNS)]
-        step, chains = map(min, zip(*times, strict=True))
-        self.repeats = max(1, round(step / chains))
 
-    def run_peak(self):
-        for _ in range(self.repeats):
-            self.peak.run()
+    def teardown(self, cell, shape):
+        numbarnn.set_num_threads(self.threads)
 
     def track_fraction_of_peak(self, cell, shape):
-        """Of the two in turns, as long as each other, so that both meet the same clock; of the least times,
-        which other programs have disturbed least."""
-        turns = [(seconds(self.trainer.step), seconds(self.run_peak)) for _ in range(TURNS)]
-        training, chains = map(min, zip(*turns, strict=True))
-        return (self.operations / training) / (self.repeats * self.peak.operations / chains)
+        """Of the two in turns, so that both meet the same clock; the turn in the middle."""
+        fractions = []
+        for _ in range(TURNS):
+            training, chains = seconds(self.trainer.step), seconds(self.peak.run)
+            fractions.append((self.operations / training) / (self.peak.operations / chains))
+        return sorted(fractions)[TURNS // 2]
 
-    track_fraction_of_peak.unit = "of the FMA peak"
+    track_fraction_of_peak.unit = "of the FMA peak of a core"

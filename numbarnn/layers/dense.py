@@ -73,31 +73,29 @@ class DensePass(Pass):
 class Dense(StatelessLayer):
     """Affine map ``activation(x @ weight.T + bias)`` of every step, or of one vector a row.
 
-        Parameters
-        ----------
-        units : int
-            Features of the output.
-        activation : {None, "tanh", "relu", "sigmoid"}
-            The nonlinearity. A classifier's last layer has none: the losses take logits.
-        dtype : {"float32", "float64"}
-            What parameters and results are made of.
-        weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
-            First values of the weights; with ``"pytorch"`` of the bias too.
-        device : {"cpu", "cuda"}
-            Where the layer works; "cuda" is an NVIDIA GPU.
+    Parameters
+    ----------
+    units : int
+        Features of the output.
+    activation : {None, "tanh", "relu", "sigmoid"}
+        The nonlinearity. A classifier's last layer has none: the losses take logits.
+    dtype : {"float32", "float64"}
+        What parameters and results are made of.
+    weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+        First values of the weights; with ``"pytorch"`` of the bias too.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
-        Notes
-        -----
-        Parameters: ``weight (units, I)`` and ``bias (units,)``.
+    Notes
+    -----
+    Parameters: ``weight (units, I)`` and ``bias (units,)``.
 
-        Examples
-        --------
-        >>> from typing import Any
-
-    import numpy as np
-        >>> import numbarnn
-        >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
-        (2, 4)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbarnn
+    >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
+    (2, 4)
     """
 
     pass_class = DensePass

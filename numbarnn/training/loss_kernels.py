@@ -229,22 +229,3 @@ def _square_then_line(team, cuts, curvature, slope, border, outputs, size, targe
 
 
 square_then_line = LossKernel(_square_then_line)
-
-
-@inlined
-def _add_up_all(part, arguments):
-    losses, scores, weights, counted, sums = arguments
-    loss, score = 0.0, 0.0
-    for n in range(counted[counted.size - 1]):
-        loss += losses[n] * weights[n]
-        score += scores[n]
-    sums[0], sums[1] = loss, score
-
-
-@kernel
-def add_up(team, losses, scores, weights, counted, sums):
-    """The weighted sum of the losses, and the sum of the scores, into `sums`, in the order of the positions.
-
-    The last number of `counted`, as of a layout's `offset`, says how many positions there are.
-    """
-    fork(team, 1, _add_up_all, (losses, scores, weights, counted, sums))

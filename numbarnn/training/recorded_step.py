@@ -25,8 +25,7 @@ from numbarnn.jit.cpu import padded
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.sequences.layout import Layout, LayoutInPlace, flat_rows
-from numbarnn.training.loss_kernels import add_up
-from numbarnn.training.step_kernels import OUTCOME_WORDS, SCALE, clip_by_value, judge, weigh
+from numbarnn.training.step_kernels import OUTCOME_WORDS, SCALE, WEIGHT, clip_by_value, judge, weigh
 from numbarnn.training.update_kernels import count_blocks, cuts_of, sum_blocks
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ class RecordedStep:
     ----------
     outcome : float64 array
         What the last step gave; its words are those of ``step_kernels.py``.
+    count : int
+        How many targets it had.
     """
 
     def __init__(self, fit: "TrainingStep", lengths: np.ndarray, steps: int, total: int) -> None:
@@ -62,6 +63,7 @@ class RecordedStep:
         self.buffers = Buffers(fit.dtype)
         self.loss_kernel = fit.loss_kernel()
         self.chain = Chain(fit.layers, training=True)
+        self.count = 0
         self.stages: list[Callable[[], None]] = []
         self._calls: list[Call] = []
         self._plan()
@@ -82,8 +84,6 @@ class RecordedStep:
         self._record([*self.layout.refill_calls(), *batch_calls, *forward_calls, *loss_calls])
         if not loss_calls:
             self._run_between(self._run_own_loss)
-        counted = self.out_layout.offset
-        self._record([record(add_up, self.losses, self.scores, self.weights, counted, self.outcome)])
         self._record(chain.record_backward() + self._judging_calls())
         if fit.update_kernel is not None:
             self._record(self._update_calls(fit.update_kernel.kernel))
@@ -135,9 +135,12 @@ class RecordedStep:
         return self.starts if self.fit.samples.per_step else self.rows
 
     def _weight_calls(self) -> list[Call]:
+        """What brings the weights into packed order, where they are not all 1."""
         samples, layout = self.fit.samples, self.out_layout
+        if not samples.weighs:
+            return []
         places = self._target_starts, layout.order, layout.active, layout.offset
-        return [record(weigh, samples.weights, samples.weighs, *places, self.weights, self.outcome)]
+        return [record(weigh, samples.weights, *places, self.weights, self.outcome)]
 
     # ---- the loss ----------------------------------------------------------------------------------------
 
@@ -190,8 +193,9 @@ class RecordedStep:
                 calls.append(record(clip_by_value, cuts, gradient, float(fit.clip_value), target))
             calls += self._norm_calls(clipped, clipped_sums, ends)
         radius = math.inf if fit.clip_norm is None else float(fit.clip_norm)
+        positions = self.losses, self.scores, self.weights, self.out_layout.offset
         rest = ends, radius, self.outcome, fit.numbers, self.bindings
-        return [*calls, record(judge, block_sums, clipped_sums, *rest)]
+        return [*calls, record(judge, *positions, block_sums, clipped_sums, *rest)]
 
     @staticmethod
     def _norm_calls(arrays: list[np.ndarray], block_sums: np.ndarray, ends: np.ndarray) -> list[Call]:
@@ -217,18 +221,18 @@ class RecordedStep:
             and self.loss_kernel == self.fit.loss_kernel()
         )
 
-    def run(self, rows: np.ndarray, lengths: np.ndarray, seed: int) -> bool:
-        """A step on a batch that fits; False if the loss or its gradient is not finite: then no parameter
-        has changed."""
+    def run(self, rows: np.ndarray, lengths: np.ndarray, total: int, seed: int) -> bool:
+        """A step on a batch that fits, of `total` steps.
+
+        False if the loss or its gradient is not finite: then no parameter has changed.
+        """
         self.rows[:], self.layout.given[:] = rows, lengths
         self.fit.samples.steps.form.starts.take(rows, out=self.starts, mode="clip")
         self.chain.reseed(seed)
+        self.count = total if self.fit.samples.per_step else rows.size
+        if not self.fit.samples.weighs:
+            self.outcome[WEIGHT], self.outcome[SCALE] = self.count, 1.0 / self.count
         self.bindings[FAULT] = NO_FAULT
         for stage in self.stages:
             stage()
         return bool(self.bindings[FAULT] == NO_FAULT)
-
-    @property
-    def count(self) -> int:
-        """How many targets the last batch had."""
-        return int(self.out_layout.offset[-1])

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from numbarnn.engine.fork import ALONE
 from numbarnn.layers.base import Layer
 from numbarnn.training.clipping import clipping_of
 from numbarnn.training.data import Batch, LabelledSamples
-from numbarnn.training.loss_kernels import LossKernel, add_up
+from numbarnn.training.loss_kernels import LossKernel
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
 from numbarnn.training.recorded_step import RecordedStep
@@ -29,9 +28,9 @@ class RunningMetrics:
 
     def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> None:
         """Take the losses and scores of a batch."""
-        sums = np.empty(2)
-        add_up(ALONE, losses, scores, batch.weights, np.array([losses.size]), sums)
-        self.add_sums(float(sums[0]), batch.total_weight, float(sums[1]), losses.size)
+        # One after the other, as in a step: `sum` would add them in another order.
+        loss, score = (float(np.cumsum(values)[-1]) for values in (losses * batch.weights, scores))
+        self.add_sums(loss, batch.total_weight, score, losses.size)
 
     def add_sums(self, loss: float, weight: float, score: float, count: int) -> None:
         """Take the weighted sum of losses, the weight, the sum of the scores and how many there are."""
@@ -128,11 +127,12 @@ class TrainingStep:
             If the loss or its gradient is not finite; then no parameter changes.
         """
         lengths = self.samples.steps.lengths.take(rows)
-        recorded = self._recorded_for(lengths)
+        total = int(lengths.sum())
+        recorded = self._recorded_for(lengths, total)
         if self.update_kernel is not None:
             numbers = self.optimizer.numbers_at(self.state.step + 1, learning_rate)
             self.numbers[2 : 2 + len(numbers)] = numbers
-        is_finite = recorded.run(rows, lengths, seed)
+        is_finite = recorded.run(rows, lengths, total, seed)
         loss, score, scale, weight, norm = recorded.outcome.tolist()
         if not is_finite:
             check_for_divergence(loss * scale, norm, place, learning_rate)
@@ -147,12 +147,12 @@ class TrainingStep:
         self.norms += norm
         self.steps += 1
 
-    def _recorded_for(self, lengths: np.ndarray) -> RecordedStep:
+    def _recorded_for(self, lengths: np.ndarray, total: int) -> RecordedStep:
         """What was recorded for batches like this one, or is recorded now.
 
         Kernels walk over all steps that there is room for: at most twice those of the batch.
         """
-        total, steps = int(lengths.sum()), int(lengths.max())
+        steps = int(lengths.max())
         steps = min(1 << (steps - 1).bit_length(), self.longest)
         key = lengths.size, steps
         recorded = self.recorded.get(key)

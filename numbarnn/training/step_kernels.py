@@ -70,32 +70,33 @@ def pairwise_sum(values, count):
 
 @inlined
 def _weigh_all(part, arguments):
-    given, weighs, starts, order, active, offset, weights, outcome = arguments
-    count = offset[offset.size - 1]
-    if weighs:
-        for t in range(active.size):
-            for b in range(active[t]):
-                weights[offset[t] + b] = given[starts[order[b]] + t]
-    weight = pairwise_sum(weights, count) if weighs else float(count)
+    given, starts, order, active, offset, weights, outcome = arguments
+    for t in range(active.size):
+        for b in range(active[t]):
+            weights[offset[t] + b] = given[starts[order[b]] + t]
+    weight = pairwise_sum(weights, offset[offset.size - 1])
     outcome[WEIGHT] = weight
     outcome[SCALE] = 1.0 / weight if weight > 0.0 else 0.0
 
 
 @kernel
-def weigh(team, given, weighs, starts, order, active, offset, weights, outcome):
-    """The `given` weights in packed order, as `gather_rows` brings rows there; their sum, and one over it.
-
-    Unless `weighs` all weights are 1, and stay as they are.
-    """
-    fork(team, 1, _weigh_all, (given, weighs, starts, order, active, offset, weights, outcome))
+def weigh(team, given, starts, order, active, offset, weights, outcome):
+    """The `given` weights in packed order, as `gather_rows` brings rows there; their sum, and one over it."""
+    fork(team, 1, _weigh_all, (given, starts, order, active, offset, weights, outcome))
 
 
 @inlined
 def _judge_all(part, arguments):
-    block_sums, clipped_sums, ends, clip_norm, outcome, numbers, bindings = arguments
+    (losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm, outcome, numbers,
+     bindings) = arguments  # fmt: skip
+    loss, score = 0.0, 0.0
+    for n in range(offset[offset.size - 1]):
+        loss += losses[n] * weights[n]
+        score += scores[n]
+    outcome[LOSS], outcome[SCORE] = loss, score
     norm = norm_of(block_sums, ends)
     outcome[NORM] = norm
-    if not (math.isfinite(outcome[LOSS] * outcome[SCALE]) and math.isfinite(norm)):
+    if not (math.isfinite(loss * outcome[SCALE]) and math.isfinite(norm)):
         bindings[FAULT] = DIVERGED
     if clipped_sums.size > 0:
         norm = norm_of(clipped_sums, ends)
@@ -103,14 +104,19 @@ def _judge_all(part, arguments):
 
 
 @kernel
-def judge(team, block_sums, clipped_sums, ends, clip_norm, outcome, numbers, bindings):
-    """The norm of the gradients, and by which factor to clip them (see `clipping_of`); the second number of
-    `numbers` becomes that. A loss or a norm that is not finite ends the program.
+def judge(team, losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm, outcome, numbers,
+          bindings):  # fmt: skip
+    """What a step gave, and whether it is taken: a loss or a norm that is not finite ends the program.
+
+    Into `outcome` go the weighted sum of the losses and the sum of the scores, in the order of the positions,
+    and the norm of the gradients; into the second number of `numbers` by which factor to clip them (see
+    `clipping_of`).
 
     `clipped_sums` are `block_sums` of gradients clipped by value; without any the norm is that of the
     gradients themselves.
     """
-    arguments = (block_sums, clipped_sums, ends, clip_norm, outcome, numbers, bindings)
+    arguments = (losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm, outcome, numbers,
+                 bindings)  # fmt: skip
     fork(team, 1, _judge_all, arguments)
 
 

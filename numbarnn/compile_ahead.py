@@ -152,7 +152,8 @@ def _compile(cells: list[str], dtype: str) -> None:
     for loss in LOSSES:
         _fit(Sequential(Dense(CLASSES, dtype=dtype)), array[:, 0], shares, loss=loss)
     for optimizer in OPTIMIZERS:
-        _fit(Sequential(Dense(CLASSES, dtype=dtype)), array[:, 0], labels, optimizer=optimizer)
+        options = {"clip_norm": 1.0, "clip_value": 1.0, "sample_weight": np.ones(len(rows))}
+        _fit(Sequential(Dense(CLASSES, dtype=dtype)), array[:, 0], labels, optimizer=optimizer, **options)
 
 
 def _fit(model: Sequential, x: Any, y: Any, **options: Any) -> None:

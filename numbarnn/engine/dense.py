@@ -98,8 +98,8 @@ def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zero
 
 @inlined
 def _weight_gradient_panels(part, arguments):
-    cuts, x, dsums, total, dpanels, dbias, column_map, dweight = arguments
-    width = lane_count(dsums)
+    cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out = arguments
+    width, total = lane_count(dsums), offset[offset.size - 1]
     inputs, panel = dpanels.shape[1], dpanels.shape[2]
     vectors = panel // width
     first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, dsums.shape[1] // width)
@@ -128,13 +128,16 @@ def _weight_gradient_panels(part, arguments):
                 chunk, 0, panel, panel, vectors, 0, count,
             )  # fmt: skip
     unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
+    for column in range(first_vector * width, min(stop_vector * width, dbias_out.size)):
+        dbias_out[column] = dbias[column]
 
 
 @kernel
-def dense_weight_gradients(team, cuts, x, dsums, total, dpanels, dbias, column_map, dweight):
-    """dweight and the padded dbias; `cuts` are between the panels of one part and the next.
+def dense_weight_gradients(team, cuts, x, dsums, offset, dpanels, padded_dbias, column_map, dweight, dbias):
+    """dweight and dbias; `cuts` are between the panels of one part and the next.
 
-    Sums run over the valid steps in their order in memory, whatever the number of threads.
+    Sums run over the valid steps, of which the last number of `offset` says how many there are, in their
+    order in memory, whatever the number of threads.
     """
-    arguments = (cuts, x, dsums, total, dpanels, dbias, column_map, dweight)
+    arguments = (cuts, x, dsums, offset, dpanels, padded_dbias, column_map, dweight, dbias)
     fork(team, cuts.size - 1, _weight_gradient_panels, arguments)

@@ -120,11 +120,19 @@ def _pack(parameter, row_map, first_k, stop_k, panels):
                         store(panels, target, load_part(parameter, source, left))
 
 
-@kernel
-def pack_matrix(weight, column_map, panels, panels_transposed):
-    """Pack a plain matrix (units, inputs) for ``x @ weight.T`` and for ``dy @ weight``."""
+@inlined
+def _pack_matrix(part, arguments):
+    weight, bias, column_map, panels, panels_transposed, packed_bias = arguments
     _pack_transposed(weight, column_map, 0, column_map.size, panels)
     _pack(weight, column_map, 0, column_map.size, panels_transposed)
+    for unit in range(bias.size):
+        packed_bias[unit] = bias[unit]
+
+
+@kernel
+def pack_matrix(team, weight, bias, column_map, panels, panels_transposed, packed_bias):
+    """Pack a plain matrix (units, inputs) for ``x @ weight.T`` and for ``dy @ weight``, and a bias."""
+    fork(team, 1, _pack_matrix, (weight, bias, column_map, panels, panels_transposed, packed_bias))
 
 
 @inlined

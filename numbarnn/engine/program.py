@@ -122,6 +122,27 @@ class Call(NamedTuple):
             self.kernel(ALONE, *self.arguments)
 
 
+class Work(NamedTuple):
+    """A kernel that does nothing but fork, with its arguments: to be run now, or to be recorded."""
+
+    kernel: Callable
+    parts: int
+    arguments: tuple
+
+    def run(self) -> None:
+        """Run it on as many threads as it has parts."""
+        run(self.kernel, self.parts, *self.arguments)
+
+    def record(self) -> Call:
+        """Record it, for a program."""
+        return record(self.kernel, *self.arguments)
+
+
+def by_cuts(kernel: Callable, cuts: np.ndarray, *arguments: Any) -> Work:
+    """The work of ``kernel(team, cuts, *arguments)``: one part from each cut to the next."""
+    return Work(kernel, cuts.size - 1, (cuts, *arguments))
+
+
 def record(kernel: Callable, *arguments: Any) -> Call:
     """Record ``kernel(team, *arguments)``, a kernel that does nothing but fork."""
     words = np.zeros(RECORD_WORDS, np.int64)
@@ -202,12 +223,12 @@ class Program:
         self._addresses = np.array([call.record[RECORD_ADDRESS] for call in self.calls], np.int64)
         self._parts = max((int(call.record[RECORD_PARTS]) for call in self.calls), default=1)
 
-    def run(self) -> None:
-        """Run all calls."""
+    def run(self, bindings: np.ndarray = _NO_BINDINGS) -> None:
+        """Run all calls, or those up to the first that writes a fault into the bindings."""
         if config.DISABLE_JIT:
-            self._run_plainly(_NO_BINDINGS)
+            self._run_plainly(bindings)
         else:
-            run(_execute, self._parts, self._addresses, _NO_BINDINGS)
+            run(_execute, self._parts, self._addresses, bindings)
 
     def run_on(
         self,

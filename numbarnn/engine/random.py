@@ -33,8 +33,13 @@ def seed_of(*parts: int) -> np.uint64:
     """One 64-bit seed from several integers (the seed of a fit, the step, the layer, ...)."""
     seed = 0
     for part in parts:
-        seed = mix_integer(seed ^ (int(part) + int(GOLDEN)))
+        seed = with_part(seed, part)
     return np.uint64(seed)
+
+
+def with_part(seed: int, part: int) -> int:
+    """The seed of the parts that a seed was made of (see `seed_of`), and of one more."""
+    return mix_integer(seed ^ (int(part) + int(GOLDEN)))
 
 
 def mix_integer(bits: int) -> int:

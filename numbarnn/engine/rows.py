@@ -59,10 +59,31 @@ def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_
                     store_part(flat, target * size + column, values, size - column)
 
 
+@inlined
+def _pack_part(part, arguments):
+    cuts, flat, starts, order, active, offset, packed = arguments
+    _pack_places(cuts[part], cuts[part + 1], flat, starts, order, active, offset, 0, packed)
+
+
 @kernel
-def pack_rows(flat, starts, order, active, offset, packed):
+def pack_rows(team, cuts, flat, starts, order, active, offset, packed):
     """Flat rows into the packed matrix."""
-    _pack_places(0, active[0], flat, starts, order, active, offset, 0, packed)
+    fork(team, cuts.size - 1, _pack_part, (cuts, flat, starts, order, active, offset, packed))
+
+
+@inlined
+def _gather_part(part, arguments):
+    cuts, source, starts, order, active, offset, target = arguments
+    for t in range(active.size):
+        for b in range(cuts[part], min(cuts[part + 1], active[t])):
+            for column in range(target.shape[1]):
+                target[offset[t] + b, column] = source[starts[order[b]] + t, column]
+
+
+@kernel
+def gather_rows(team, cuts, source, starts, order, active, offset, target):
+    """Flat rows of any kind of number into a packed matrix without padding."""
+    fork(team, cuts.size - 1, _gather_part, (cuts, source, starts, order, active, offset, target))
 
 
 @kernel

@@ -93,12 +93,15 @@ def add_to_state(team, dstate, rows, dy, column, hidden):
 
 @inlined
 def _clear(part, arguments):
-    (arrays,) = arguments
+    arrays, rows = arguments
     for s in range(len(arrays)):
-        arrays[s][:] = 0.0
+        array = arrays[s]
+        for i in range(rows.size):
+            for j in range(array.shape[1]):
+                array[rows[i], j] = 0.0
 
 
 @kernel
-def clear(team, arrays):
-    """Zeros in all arrays of a tuple."""
-    fork(team, 1, _clear, (arrays,))
+def clear(team, arrays, rows):
+    """Zeros in these rows of all arrays of a tuple."""
+    fork(team, 1, _clear, (arrays, rows))

@@ -65,7 +65,8 @@ class BackwardRecorder(Recorder):
 
     def calls(self) -> list[Call]:
         """All of backward: from the gradient of the outputs, or final states, to that of the inputs."""
-        return [record(clear, own) for own in self.dstates] + self._all_levels()
+        all_rows = np.arange(self.plan.bands.dstate_row_count)
+        return [record(clear, own, all_rows) for own in self.dstates] + self._all_levels()
 
     def caller_calls(self) -> list[Call]:
         """All of backward: from the caller's gradients of outputs and final states to those of inputs and

@@ -10,17 +10,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbarnn.jit.compile_cache import kernel
-from numbarnn.sequences.layout import Layout
+from numbarnn.engine.fork import ALONE, fork
+from numbarnn.engine.program import Call, record
+from numbarnn.jit.compile_cache import inlined, kernel
+from numbarnn.sequences.layout import Layout, LayoutInPlace, find_cuts
 
 GAP_ROWS = 64  # between the bands of an array with one row a sequence
 
 
-@kernel
-def _fill_bands(cuts, partial_cuts, batch_active, lengths, active, offset, packed_offset, gate_offset,
-                 state_offset, output_offset, partial_offset, packed_rows, gate_rows, state_rows,
-                 next_state_rows, first_state_rows, last_state_rows, dstate_offset, dstate_rows):  # fmt: skip
-    """Fill in the arrays of `Bands`, which names them."""
+@inlined
+def _fill_arrays(part, arguments):
+    (batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets, step_offsets,
+     partial_offset, dstate_offset, step_rows, position_rows) = arguments  # fmt: skip
+    gate_offset, state_offset = offsets[0], offsets[1]
+    packed_offset, output_offset = step_offsets[0], step_offsets[1]
+    packed_rows, gate_rows, state_rows, next_state_rows = (
+        step_rows[0],
+        step_rows[1],
+        step_rows[2],
+        step_rows[3],
+    )
+    order, first_state_rows = position_rows[0], position_rows[1]
+    last_state_rows, dstate_rows = position_rows[2], position_rows[3]
+    for b in range(batch_order.size):
+        order[b] = batch_order[b]
     steps = batch_active.size
     total = 0
     for t in range(active.size):
@@ -62,6 +75,15 @@ def _fill_bands(cuts, partial_cuts, batch_active, lengths, active, offset, packe
     partial_offset[partial_cuts.size - 1] = n
 
 
+@kernel
+def _fill_bands(team, batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
+                step_offsets, partial_offset, dstate_offset, step_rows, position_rows):  # fmt: skip
+    """Fill in the arrays of `Bands`, which names them, from three of a `Layout`."""
+    arguments = (batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
+                 step_offsets, partial_offset, dstate_offset, step_rows, position_rows)  # fmt: skip
+    fork(team, 1, _fill_arrays, arguments)
+
+
 class Capacity(NamedTuple):
     """The largest batch that arrays are made for."""
 
@@ -97,7 +119,7 @@ class Bands:
         How many bands there are.
     capacity : Capacity
         Below as B, T and N, where shapes are meant.
-    cuts : int64 array (bands + 1,)
+    cuts, partial_cuts : int64 arrays (bands + 1,), (partials + 1,)
         The cuts of the batch that is in.
     active, offset, order : int64 arrays (T,), (T + 1,), (B,)
         Those of the layout.
@@ -135,26 +157,34 @@ class Bands:
         sizes = zip(capacity, (layout.rows, layout.steps, layout.total), strict=True)
         self.capacity = Capacity(*(max(pair) for pair in sizes))
         rows, steps, total = self.capacity
-        self.cuts, self.dstate_offset = np.empty(self.count + 1, np.int64), np.empty(self.count, np.int64)
+        self.cuts, self.partial_cuts = cuts.copy(), partial_cuts.copy()
+        self.dstate_offset = np.empty(self.count, np.int64)
         self.active, self.offset = np.empty(steps, np.int64), np.empty(steps + 1, np.int64)
-        self.gate_offset, self.state_offset = np.empty((2, self.count, steps + 1), np.int64)
-        self.packed_offset, self.output_offset = np.empty((2, self.count, steps), np.int64)
+        # Arrays of one shape are one array, lest the kernel that fills them takes long to compile.
+        self._offsets = np.empty((2, self.count, steps + 1), np.int64)
+        self._step_offsets = np.empty((2, self.count, steps), np.int64)
+        self._step_rows, self._position_rows = np.empty((4, total), np.int64), np.empty((4, rows), np.int64)
+        self.gate_offset, self.state_offset = self._offsets
+        self.packed_offset, self.output_offset = self._step_offsets
         self.partial_offset = np.empty(partial_cuts.size, np.int64)
-        self.packed_rows, self.gate_rows, self.state_rows, self.next_state_rows = np.empty(
-            (4, total), np.int64
-        )
-        self.order, self.first_state_rows, self.last_state_rows, self.dstate_rows = np.empty(
-            (4, rows), np.int64
-        )
+        self.packed_rows, self.gate_rows, self.state_rows, self.next_state_rows = self._step_rows
+        self.order, self.first_state_rows, self.last_state_rows, self.dstate_rows = self._position_rows
         self.dstate_row_count = rows + GAP_ROWS * (self.count - 1)
         self.rebind(layout, cuts, partial_cuts)
 
     def rebind(self, layout: Layout, cuts: np.ndarray, partial_cuts: np.ndarray) -> None:
         """Fill the arrays for a batch that fits, with as many bands and partial sums."""
-        self.cuts[:], self.order[: layout.rows] = cuts, layout.order
-        _fill_bands(
-            self.cuts, partial_cuts, layout.active, layout.lengths, self.active, self.offset,
-            self.packed_offset, self.gate_offset, self.state_offset, self.output_offset, self.partial_offset,
-            self.packed_rows, self.gate_rows, self.state_rows, self.next_state_rows, self.first_state_rows,
-            self.last_state_rows, self.dstate_offset, self.dstate_rows,
+        self.cuts[:], self.partial_cuts[:] = cuts, partial_cuts
+        _fill_bands(ALONE, layout.order, layout.active, layout.lengths, *self._arrays())
+
+    def rebind_calls(self, layout: LayoutInPlace) -> list[Call]:
+        """What fills the arrays for the batch that the layout has by then."""
+        divided = [cuts for cuts in (self.cuts, self.partial_cuts) if cuts.size > 2]
+        calls = [record(find_cuts, layout.lengths, cuts) for cuts in divided]
+        return [*calls, record(_fill_bands, layout.order, layout.active, layout.lengths, *self._arrays())]
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return (
+            self.cuts, self.partial_cuts, self.active, self.offset, self._offsets, self._step_offsets,
+            self.partial_offset, self.dstate_offset, self._step_rows, self._position_rows,
         )  # fmt: skip

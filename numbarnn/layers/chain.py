@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.program import Call
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
 from numbarnn.layers.passes import Pass
@@ -25,6 +26,7 @@ class Chain:
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
         self.buffers = type(self.passes[0].buffers)(layers[0].dtype)  # for who drives the passes
+        self._drawing = [i for i, run in enumerate(self.passes) if run.draws]
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]
         # Below the first layer with parameters nothing asks for a gradient.
         self.first_trained = self.lowest = trained[0] if trained else len(layers)
@@ -34,6 +36,11 @@ class Chain:
         for i, run in enumerate(self.passes):
             layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.draws else None)
         return layout, x
+
+    def reseed(self, seed: int) -> None:
+        """Other random numbers from now on, as `prepare` would draw them."""
+        for i in self._drawing:
+            self.passes[i].reseed(int(seed_of(seed, i)))
 
     def to_device(self, x: np.ndarray, columns: int) -> Any:
         """A batch of the host, to where the layers work; see `Pass.to_device`."""
@@ -47,6 +54,14 @@ class Chain:
         """Compute the output."""
         for run in self.passes:
             run.forward()
+
+    def record_forward(self) -> list[Call]:
+        """`forward`, as `Pass.record_forward`."""
+        return [call for run in self.passes for call in run.record_forward()]
+
+    def record_backward(self) -> list[Call]:
+        """`backward`, as `Pass.record_backward`."""
+        return [call for run in reversed(self.passes[self.lowest :]) for call in run.record_backward()]
 
     def prepare_backward(self, dy: np.ndarray, need_dx: bool = False) -> Any:
         """Take the matrix that will hold the gradient of the output; return that of the input, if wanted,

@@ -12,7 +12,8 @@ from numbarnn.engine.dense import (
     dense_weight_gradients,
 )
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
-from numbarnn.engine.threads import even_cuts, run
+from numbarnn.engine.program import Call, Work, by_cuts
+from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, padded
 from numbarnn.layers.initializers import WEIGHT_INITIALIZERS, initial_matrix
 from numbarnn.layers.passes import Pass
@@ -31,12 +32,17 @@ class DensePass(Pass):
         self.y = self.buffers.matrix("y", layout.total, padded(layer.units, layer.dtype))
         return layout, self.y
 
-    def forward(self) -> None:
+    def forward_work(self) -> list[Work]:
         layer, layout = self.layer, self.layout
-        self.run(
-            dense_forward, self.x, layer.panels, layer.packed_bias, self.y, layer.activation_code,
-            layout.active, layout.offset,
-        )  # fmt: skip
+        return [
+            by_cuts(
+                dense_forward, self.cuts, self.x, layer.panels, layer.packed_bias, self.y,
+                layer.activation_code, layout.active, layout.offset,
+            )
+        ]  # fmt: skip
+
+    def record_forward(self) -> list[Call]:
+        return [self.layer.packing.record(), *super().record_forward()]
 
     def prepare_backward(self, dy: Any, need_dx: bool) -> Any:
         layer, rows = self.layer, self.layout.total
@@ -46,55 +52,50 @@ class DensePass(Pass):
         self.dx = self.buffers.matrix("dx", rows if need_dx else 0, columns)
         return self.dx if need_dx else None
 
-    def backward(self) -> None:
+    def backward_work(self) -> list[Work]:
         layer, layout = self.layer, self.layout
-        self.run(
-            dense_backward, self.y, self.dy, self.dsums, layer.activation_code, layer.panels_transposed,
-            layer.zeros, self.dx, layout.active, layout.offset,
-        )  # fmt: skip
-        self._weight_gradients()
-
-    def _weight_gradients(self) -> None:
-        layer = self.layer
         panels = layer.panels.shape[0]
         parts = min(self.threads, panels)
         dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
         dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
-        run(
-            dense_weight_gradients, parts, even_cuts(panels, parts), self.x, self.dsums, self.layout.total,
-            dpanels, dbias, layer.column_map, layer.gradients["weight"],
-        )  # fmt: skip
-        layer.gradients["bias"][:] = dbias[: layer.units]
+        return [
+            by_cuts(
+                dense_backward, self.cuts, self.y, self.dy, self.dsums, layer.activation_code,
+                layer.panels_transposed, layer.zeros, self.dx, layout.active, layout.offset,
+            ),
+            by_cuts(
+                dense_weight_gradients, even_cuts(panels, parts), self.x, self.dsums, layout.offset, dpanels,
+                dbias, layer.column_map, layer.gradients["weight"], layer.gradients["bias"],
+            ),
+        ]  # fmt: skip
 
 
 class Dense(StatelessLayer):
     """Affine map ``activation(x @ weight.T + bias)`` of every step, or of one vector a row.
 
-        Parameters
-        ----------
-        units : int
-            Features of the output.
-        activation : {None, "tanh", "relu", "sigmoid"}
-            The nonlinearity. A classifier's last layer has none: the losses take logits.
-        dtype : {"float32", "float64"}
-            What parameters and results are made of.
-        weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
-            First values of the weights; with ``"pytorch"`` of the bias too.
-        device : {"cpu", "cuda"}
-            Where the layer works; "cuda" is an NVIDIA GPU.
+    Parameters
+    ----------
+    units : int
+        Features of the output.
+    activation : {None, "tanh", "relu", "sigmoid"}
+        The nonlinearity. A classifier's last layer has none: the losses take logits.
+    dtype : {"float32", "float64"}
+        What parameters and results are made of.
+    weight_initializer : {"glorot_uniform", "orthogonal", "pytorch"}
+        First values of the weights; with ``"pytorch"`` of the bias too.
+    device : {"cpu", "cuda"}
+        Where the layer works; "cuda" is an NVIDIA GPU.
 
-        Notes
-        -----
-        Parameters: ``weight (units, I)`` and ``bias (units,)``.
+    Notes
+    -----
+    Parameters: ``weight (units, I)`` and ``bias (units,)``.
 
-        Examples
-        --------
-        >>> from typing import Any
-
-    import numpy as np
-        >>> import numbarnn
-        >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
-        (2, 4)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbarnn
+    >>> numbarnn.Dense(4, activation="relu").forward(np.ones((2, 3))).shape
+    (2, 4)
     """
 
     pass_class = DensePass
@@ -146,11 +147,17 @@ class Dense(StatelessLayer):
         self.packed_bias = aligned_zeros(self.column_map.size, self.dtype)
         self.zeros = aligned_zeros(padded(input_size, self.dtype), self.dtype)
         self._packed_version = -1
+        self.packing = Work(
+            pack_matrix, 1,
+            (
+                self.values["weight"], self.values["bias"], self.column_map, self.panels,
+                self.panels_transposed, self.packed_bias,
+            ),
+        )  # fmt: skip
 
     def pack(self) -> None:
         """Bring the packed weights up to date."""
         with self._packing:
             if self._packed_version != self.version:
-                pack_matrix(self.values["weight"], self.column_map, self.panels, self.panels_transposed)
-                self.packed_bias[: self.units] = self.values["bias"]
+                self.packing.run()
                 self._packed_version = self.version

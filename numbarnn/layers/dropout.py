@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
+from numbarnn.engine.program import Work, by_cuts
 from numbarnn.engine.random import drop, seed_of
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
@@ -25,27 +26,32 @@ class DropoutPass(Pass):
         self.seed = np.array([] if seed is None else [seed_of(seed)], np.uint64)
         return layout, self.y
 
-    def forward(self) -> None:
-        if self.draws:
-            self._drop(self.x, self.y)
+    def reseed(self, seed: int) -> None:
+        self.seed[:] = seed_of(seed)
 
-    def _drop(self, x: Any, y: Any) -> None:
+    def forward_work(self) -> list[Work]:
+        return self._drop(self.x, self.y)
+
+    def _drop(self, x: Any, y: Any) -> list[Work]:
+        if not self.draws:
+            return []
         layout, layer = self.layout, self.layer
         size = layer.known_input_size
         offsets = layout.offset[None]
-        self.run(
-            drop, layout.row_cuts(1), x, offsets, y, offsets, size, layer.rate, self.seed, layout.order,
-            layout.active,
-        )  # fmt: skip
+        return [
+            by_cuts(
+                drop, self.cuts, layout.row_cuts(1), x, offsets, y, offsets, size, layer.rate, self.seed,
+                layout.order, layout.active,
+            )
+        ]  # fmt: skip
 
     def prepare_backward(self, dy: Any, need_dx: bool) -> Any:
         self.dy = dy
         self.dx = self.buffers.matrix("dx", *dy.shape) if self.draws else dy
         return self.dx if need_dx else None
 
-    def backward(self) -> None:
-        if self.draws:
-            self._drop(self.dy, self.dx)
+    def backward_work(self) -> list[Work]:
+        return self._drop(self.dy, self.dx)
 
 
 class Dropout(StatelessLayer):

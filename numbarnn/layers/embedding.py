@@ -4,7 +4,8 @@ import numpy as np
 
 from numbarnn import arguments
 from numbarnn.engine.fork import fork
-from numbarnn.engine.threads import even_cuts, run
+from numbarnn.engine.program import by_cuts
+from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Pass
@@ -31,20 +32,23 @@ def _look_up(team, cuts, table, tokens, y, active, offset):
 
 @inlined
 def _add_up_columns(part, arguments):
-    cuts, tokens, dy, dtable = arguments
+    cuts, tokens, offset, dy, dtable = arguments
     first_column, stop_column = cuts[part], cuts[part + 1]
     for token in range(dtable.shape[0]):
         for j in range(first_column, stop_column):
             dtable[token, j] = 0.0
-    for n in range(tokens.size):
+    for n in range(offset[offset.size - 1]):
         for j in range(first_column, stop_column):
             dtable[tokens[n], j] += dy[n, j]
 
 
 @kernel
-def _add_up(team, cuts, tokens, dy, dtable):
-    """dtable[tokens[n]] += dy[n], in the order of n whatever the threads; `cuts` are between columns."""
-    fork(team, cuts.size - 1, _add_up_columns, (cuts, tokens, dy, dtable))
+def _add_up(team, cuts, tokens, offset, dy, dtable):
+    """dtable[tokens[n]] += dy[n] for all valid steps, in the order of n whatever the threads.
+
+    `cuts` are between columns; the last number of `offset` says how many steps there are.
+    """
+    fork(team, cuts.size - 1, _add_up_columns, (cuts, tokens, offset, dy, dtable))
 
 
 class EmbeddingPass(Pass):
@@ -56,18 +60,19 @@ class EmbeddingPass(Pass):
         self.y = self.buffers.matrix("y", layout.total, padded(self.layer.embedding_dim, self.layer.dtype))
         return layout, self.y
 
-    def forward(self):
-        table = self.layer.values["weight"]
-        self.run(_look_up, table, self.tokens, self.y, self.layout.active, self.layout.offset)
+    def forward_work(self):
+        table, layout = self.layer.values["weight"], self.layout
+        return [by_cuts(_look_up, self.cuts, table, self.tokens, self.y, layout.active, layout.offset)]
 
     def prepare_backward(self, dy, need_dx):
         self.dy = dy
 
-    def backward(self):
+    def backward_work(self):
         # Tokens have no gradient; the table has.
-        parts = min(self.threads, self.layer.embedding_dim)
-        cuts = even_cuts(self.layer.embedding_dim, parts)
-        run(_add_up, parts, cuts, self.tokens, self.dy, self.layer.gradients["weight"])
+        columns = self.layer.embedding_dim
+        cuts = even_cuts(columns, min(self.threads, columns))
+        dtable = self.layer.gradients["weight"]
+        return [by_cuts(_add_up, cuts, self.tokens, self.layout.offset, self.dy, dtable)]
 
 
 class Embedding(StatelessLayer):

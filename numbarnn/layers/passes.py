@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.engine.program import Call, record
-from numbarnn.engine.threads import get_num_threads, run
+from numbarnn.engine.program import Call, Work, record
+from numbarnn.engine.threads import get_num_threads
 from numbarnn.sequences.layout import Layout
 
 # About 30 microseconds of work for each thread. A fork costs a few, but what one core wrote and another one
@@ -102,21 +102,37 @@ class Pass:
     def hand_out_gradients(self) -> None:
         """The gradients of the parameters that backward left are those of the layer from now on."""
 
-    def run(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Run a kernel that works on parts of the rows."""
-        run(kernel, self.cuts.size - 1, self.cuts, *arguments)
-
     def record(self, kernel: Callable[..., None], *arguments: Any) -> Call:
-        """`run` written down, for a program."""
+        """A kernel that works on parts of the rows, recorded for a program."""
         return record(kernel, self.cuts, *arguments)
 
     def prepare(self, layout: Layout, x: np.ndarray, seed: int | None) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
         raise NotImplementedError
 
+    def reseed(self, seed: int) -> None:
+        """Other random numbers from now on, for a pass that `draws`."""
+
+    def forward_work(self) -> list[Work]:
+        """What `forward` runs, kernel by kernel."""
+        raise NotImplementedError
+
+    def backward_work(self) -> list[Work]:
+        """What `backward` runs, kernel by kernel."""
+        raise NotImplementedError
+
     def forward(self) -> None:
         """Compute the output."""
-        raise NotImplementedError
+        for work in self.forward_work():
+            work.run()
+
+    def record_forward(self) -> list[Call]:
+        """`forward` of the batch that the layout and the parameters hold when the calls run.
+
+        The calls stay valid while the arrays of the layout (a `LayoutInPlace`), of the inputs and of the
+        parameters stay where they are.
+        """
+        return [work.record() for work in self.forward_work()]
 
     def prepare_backward(self, dy: np.ndarray, need_dx: bool) -> np.ndarray | None:
         """Take the gradient of the output, to be filled later; return the input's, if wanted."""
@@ -124,4 +140,9 @@ class Pass:
 
     def backward(self) -> None:
         """Compute the input gradient and the gradients of the parameters."""
-        raise NotImplementedError
+        for work in self.backward_work():
+            work.run()
+
+    def record_backward(self) -> list[Call]:
+        """`backward`, as `record_forward`."""
+        return [work.record() for work in self.backward_work()]

@@ -1,6 +1,7 @@
 """Pooling over time: the mean or the maximum of a sequence's valid steps."""
 
 from numbarnn.engine.fork import fork
+from numbarnn.engine.program import by_cuts
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import absolute, fma, lane_count, select, zero_like
@@ -108,13 +109,15 @@ class PoolingPass(Pass):
 
 
 class MeanPass(PoolingPass):
-    def forward(self):
+    def forward_work(self):
         layout = self.layout
-        self.run(_mean_forward, self.x, self.y, layout.lengths, layout.active, layout.offset)
+        arguments = self.x, self.y, layout.lengths, layout.active, layout.offset
+        return [by_cuts(_mean_forward, self.cuts, *arguments)]
 
-    def backward(self):
+    def backward_work(self):
         layout = self.layout
-        self.run(_mean_backward, self.dy, self.dx, layout.lengths, layout.active, layout.offset)
+        arguments = self.dy, self.dx, layout.lengths, layout.active, layout.offset
+        return [by_cuts(_mean_backward, self.cuts, *arguments)]
 
 
 class MaxPass(PoolingPass):
@@ -122,13 +125,15 @@ class MaxPass(PoolingPass):
         self.winners = self.buffers.matrix("winners", layout.rows, x.shape[1])
         return super().prepare(layout, x, seed)
 
-    def forward(self):
+    def forward_work(self):
         layout = self.layout
-        self.run(_max_forward, self.x, self.y, self.winners, layout.active, layout.offset)
+        arguments = self.x, self.y, self.winners, layout.active, layout.offset
+        return [by_cuts(_max_forward, self.cuts, *arguments)]
 
-    def backward(self):
+    def backward_work(self):
         layout = self.layout
-        self.run(_max_backward, self.dy, self.dx, self.winners, layout.active, layout.offset)
+        arguments = self.dy, self.dx, self.winners, layout.active, layout.offset
+        return [by_cuts(_max_backward, self.cuts, *arguments)]
 
 
 class _Pooling(StatelessLayer):

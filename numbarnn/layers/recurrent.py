@@ -154,11 +154,12 @@ class Recurrent(Layer):
         if self._packed_version[with_transposed] != self.version:
             with self._packing:
                 if self._packed_version[with_transposed] != self.version:
-                    self._packing_program(with_transposed, get_num_threads()).run()
+                    self.packing_program(with_transposed, get_num_threads()).run()
                     self._packed_version[with_transposed] = self._packed_version[False] = self.version
         return self._packed
 
-    def _packing_program(self, with_transposed: bool, threads: int) -> Program:
+    def packing_program(self, with_transposed: bool, threads: int) -> Program:
+        """What brings the packed weights up to date, on this many threads."""
         program = self._packing_programs.get((with_transposed, threads))
         if program is None:
             chains = [

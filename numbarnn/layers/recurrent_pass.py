@@ -6,14 +6,16 @@
 
 from typing import Any
 
-from numbarnn.engine.program import Program
+from numbarnn.engine.program import Program, record
 from numbarnn.engine.random import seed_of
+from numbarnn.engine.states import clear
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.backward_recorder import BackwardRecorder
 from numbarnn.layers.bands import NO_CAPACITY
 from numbarnn.layers.forward_recorder import ForwardRecorder
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.plan import Plan, buffer_key
+from numbarnn.sequences.layout import find_cuts
 
 
 class RecurrentPass(Pass):
@@ -72,13 +74,23 @@ class RecurrentPass(Pass):
 
     def _begin(self, seed):
         """What differs from call to call."""
-        layer = self.layer
         if self.draws:
-            self.plan.seeds[:] = [seed_of(seed, level) for level in range(layer.num_layers)]
-        layer.packed(self.training)
+            self.reseed(seed)
+        self.layer.packed(self.training)
+
+    def reseed(self, seed):
+        self.plan.seeds[:] = [seed_of(seed, level) for level in range(self.layer.num_layers)]
 
     def forward(self):
         self.forward_program.run()
+
+    def record_forward(self):
+        plan = self.plan
+        calls = [record(find_cuts, self.layout.lengths, self.cuts)] if self.cuts.size > 2 else []
+        calls += plan.bands.rebind_calls(self.layout)
+        calls += [record(clear, states, plan.first_rows(k)) for k, states in enumerate(plan.states)]
+        calls += self.layer.packing_program(self.training, get_num_threads()).calls
+        return calls + self.forward_program.calls
 
     def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
         """All of `prepare` and `forward`, from the caller's matrix of steps to another one and to the final
@@ -112,6 +124,9 @@ class RecurrentPass(Pass):
 
     def backward(self):
         self.backward_program.run()
+
+    def record_backward(self):
+        return self.backward_program.calls
 
     def backward_on(self, form, dstate, flat_dy, flat_dx, dstates):
         """All of `prepare_backward` and `backward`, from the caller's gradient of the outputs to that of the

@@ -8,16 +8,17 @@ import functools
 
 import numpy as np
 
+from numbarnn.engine.fork import ALONE, fork
+from numbarnn.engine.program import Call, record
 from numbarnn.engine.rows import unpack_rows
-from numbarnn.jit.compile_cache import kernel
+from numbarnn.jit.compile_cache import inlined, kernel
 
 LAYOUTS_CACHED = 16  # shapes of full arrays whose layouts are made once
 
 
-@kernel
-def _lay_out(lengths, order, sorted_lengths, inverse_order, active, offset):
-    """Fill in the arrays of `Layout`, which names them, by a counting sort; equal lengths keep their
-    order."""
+@inlined
+def _lay_out_rows(part, arguments):
+    lengths, order, sorted_lengths, inverse_order, active, offset = arguments
     steps = active.size
     count = np.zeros(steps + 1, np.int64)
     for length in lengths:
@@ -42,12 +43,42 @@ def _lay_out(lengths, order, sorted_lengths, inverse_order, active, offset):
     offset[steps] = done
 
 
+@kernel
+def _lay_out(team, lengths, order, sorted_lengths, inverse_order, active, offset):
+    """Fill in the arrays of `Layout`, which names them, by a counting sort; equal lengths keep their
+    order. Where `active` is longer than the longest row, no row is active at the steps that are left over."""
+    fork(team, 1, _lay_out_rows, (lengths, order, sorted_lengths, inverse_order, active, offset))
+
+
+@inlined
+def _find_cuts(part, arguments):
+    sizes, cuts = arguments
+    parts, total = cuts.size - 1, 0
+    for size in sizes:
+        total += size
+    cuts[0], cuts[parts] = 0, sizes.size
+    found, before = 1, 0
+    for row in range(sizes.size):
+        # A row in which one share ends and the next begins goes to the one that has more of it.
+        while found < parts and before + sizes[row] / 2 >= total * found / parts:
+            cuts[found] = row
+            found += 1
+        before += sizes[row]
+    for left in range(found, parts):
+        cuts[left] = sizes.size
+
+
+@kernel
+def find_cuts(team, sizes, cuts):
+    """Cuts that divide rows of these sizes evenly: part p goes from cut p to cut p + 1."""
+    fork(team, 1, _find_cuts, (sizes, cuts))
+
+
 def cuts_between(sizes: np.ndarray, parts: int) -> np.ndarray:
     """Cuts that divide rows of these sizes evenly: part p goes from cut p to cut p + 1."""
-    # A row in which one share ends and the next begins goes to the one that has more of it.
-    before_middle = np.cumsum(sizes) - sizes / 2
-    inner = np.searchsorted(before_middle, sizes.sum() * np.arange(1, parts) / parts)
-    return np.concatenate([[0], inner, [sizes.size]])
+    cuts = np.empty(parts + 1, np.int64)
+    find_cuts(ALONE, sizes, cuts)
+    return cuts
 
 
 class Layout:
@@ -75,14 +106,19 @@ class Layout:
     """
 
     def __init__(self, lengths: np.ndarray) -> None:
-        self.rows = int(lengths.size)
-        self.steps = int(lengths.max())
-        self.order, self.lengths, self.inverse_order = np.empty((3, self.rows), np.int64)
-        self.active = np.empty(self.steps, np.int64)
-        self.offset = np.empty(self.steps + 1, np.int64)
-        _lay_out(lengths, self.order, self.lengths, self.inverse_order, self.active, self.offset)
+        self._make(int(lengths.size), int(lengths.max()))
+        _lay_out(ALONE, lengths, *self._arrays())
         self.total = int(self.offset[-1])
-        self._cuts: dict[int, np.ndarray] = {1: np.array([0, self.rows])}
+
+    def _make(self, rows: int, steps: int) -> None:
+        self.rows, self.steps = rows, steps
+        self.order, self.lengths, self.inverse_order = np.empty((3, rows), np.int64)
+        self.active = np.empty(steps, np.int64)
+        self.offset = np.empty(steps + 1, np.int64)
+        self._cuts: dict[int, np.ndarray] = {1: np.array([0, rows])}
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return self.order, self.lengths, self.inverse_order, self.active, self.offset
 
     @functools.cached_property
     def last(self) -> "Layout":
@@ -99,6 +135,37 @@ class Layout:
         if cuts is None:
             cuts = self._cuts[parts] = cuts_between(self.lengths, parts)
         return cuts
+
+
+class LayoutInPlace(Layout):
+    """A layout whose arrays take one batch after the other: what was recorded with them stays valid.
+
+    Parameters
+    ----------
+    lengths : int64 array (B,)
+        Lengths of the first batch. Every batch has as many rows.
+    steps, total : int
+        The largest T and N that a batch may have. The attributes `steps` and `total` are these, so that
+        buffers are made for them; no row is active at the steps that a batch does not have.
+
+    Attributes
+    ----------
+    given : int64 array (B,)
+        The lengths of the present batch, in the caller's order: to be written before `refill_calls` run.
+    """
+
+    def __init__(self, lengths: np.ndarray, steps: int, total: int) -> None:
+        self._make(int(lengths.size), steps)
+        self.total = total
+        self.given = lengths.copy()
+        _lay_out(ALONE, self.given, *self._arrays())
+
+    def refill_calls(self) -> list[Call]:
+        """What fills all arrays for the lengths in `given`, with the cuts that were asked for so far."""
+        calls = [record(_lay_out, self.given, *self._arrays())]
+        return calls + [
+            record(find_cuts, self.lengths, cuts) for cuts in self._cuts.values() if cuts.size > 2
+        ]
 
 
 @functools.lru_cache(maxsize=LAYOUTS_CACHED)

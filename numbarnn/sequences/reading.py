@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from numbarnn import arguments
+from numbarnn.engine.fork import ALONE
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT
 from numbarnn.engine.rows import first_fault, pack_rows
@@ -229,7 +230,8 @@ def pack_steps(steps: FlatBatch, layout: Layout, out: np.ndarray | None = None) 
     if out is None:
         width = padded(steps.values.shape[1], steps.values.dtype)
         out = aligned_zeros((layout.total, width), steps.values.dtype)
-    pack_rows(steps.values, steps.form.starts, layout.order, layout.active, layout.offset, out)
+    cuts, form = layout.row_cuts(1), steps.form
+    pack_rows(ALONE, cuts, steps.values, form.starts, layout.order, layout.active, layout.offset, out)
     return out
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.engine.threads import run
-from numbarnn.training.update_kernels import cuts_of, sum_of_squares
+from numbarnn.training.update_kernels import count_blocks, cuts_of, norm_of, sum_blocks
 
 
 class Clipping(NamedTuple):
@@ -44,11 +44,13 @@ def global_norm(gradients: Iterable[NDArray]) -> float:
     >>> global_norm([np.array([3.0, 0.0]), np.array([4.0])])
     5.0
     """
-    total = 0.0
+    sums = []
     for gradient in gradients:
-        cuts = cuts_of(gradient.size)
-        total += run(sum_of_squares, cuts.size - 1, cuts, gradient)
-    return math.sqrt(total)
+        cuts, block_sums = cuts_of(gradient.size), np.empty(count_blocks(gradient.size))
+        run(sum_blocks, cuts.size - 1, cuts, gradient, block_sums)
+        sums.append(block_sums.tolist())
+    ends = np.cumsum([0, *map(len, sums)])
+    return norm_of([value for own in sums for value in own], ends)
 
 
 def clipping_of(

@@ -135,7 +135,7 @@ class LabelledSamples(Samples):
         flat = _flat_targets(y, steps.form) if per_step else _row_targets(y, steps.rows)
         self.targets = loss.check_targets(flat, size, dtype)
         self.weights = np.ones(len(self.targets))
-        self._weighs = sample_weight is not None or class_weight is not None
+        self.weighs = sample_weight is not None or class_weight is not None
         if sample_weight is not None:
             rows = _read_sample_weight(sample_weight, steps.rows)
             self.weights *= rows[_row_of_each_step(steps.form)] if per_step else rows
@@ -155,7 +155,7 @@ class LabelledSamples(Samples):
         x = self.pack_in_place(form, layout)
         places = flat_rows(form.starts, layout) if self.per_step else rows[layout.order]
         targets = self.targets.take(places, axis=0)
-        if not self._weighs:
+        if not self.weighs:
             return Batch(layout, x, targets, self.weights[: places.size], float(places.size))
         weights = self.weights.take(places)
         return Batch(layout, x, targets, weights, float(weights.sum()))

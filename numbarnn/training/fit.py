@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.random import seed_of
+from numbarnn.engine.random import seed_of, with_part
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples
@@ -67,7 +67,7 @@ def fit(
     schedule = optimizer.schedule
     rng = np.random.default_rng(int(seed_of(seed, 1)))
     compiled_before, began = compile_clock.seconds, time.perf_counter()
-    steps_done = 0
+    steps_done, seed_of_steps = 0, int(seed_of(seed, 2))
     with Progress(epochs, verbose) as progress:
         announce = _CompileNotice(progress)
         compile_clock.on_start.append(announce)
@@ -81,7 +81,7 @@ def fit(
                 for i, rows in enumerate(pieces):
                     rate = schedule.at(epoch + i / len(pieces), epochs)
                     place = f"epoch {epoch + 1}, step {i + 1} of {len(pieces)}"
-                    trainer.step(rows, int(seed_of(seed, 2, steps_done)), rate, place)
+                    trainer.step(rows, with_part(seed_of_steps, steps_done), rate, place)
                     steps_done += 1
                 logs, grad_norm = trainer.end_epoch()
                 if validation is not None:

@@ -5,13 +5,44 @@ Each writes the loss, the score and the gradient of every valid position. All th
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.fork import ALONE, fork
+from numbarnn.engine.program import Work, by_cuts
 from numbarnn.jit.activations import sigmoid
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import lane_count, select
+
+AFTER_SCALE = 5  # arguments of `Loss.rows` between the scale and the range of rows
+
+
+class LossKernel:
+    """A compiled loss: called with the arguments of `Loss.rows`, or recorded as a part of a step.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(team, cuts, *settings, outputs, ..., offset)``: part p of it does the rows from cut p to cut
+        p + 1. The scale comes as an array of at least one number, so that a recorded call can get
+        another one.
+    """
+
+    def __init__(self, kernel: Callable[..., None]) -> None:
+        self.kernel = kernel
+
+    def __call__(self, *arguments: Any) -> None:
+        *given, row_start, row_stop = arguments
+        *before, scale = given[:-AFTER_SCALE]
+        cuts = np.array([row_start, row_stop])
+        self.kernel(ALONE, cuts, *before, np.array([scale]), *given[-AFTER_SCALE:])
+
+    def work(self, cuts: np.ndarray, *arguments: Any) -> Work:
+        """The same for rows divided among threads; `arguments` are those of the kernel after the cuts."""
+        return by_cuts(self.kernel, cuts, *arguments)
 
 
 @inlined
@@ -53,9 +84,11 @@ def _exponentials(outputs, n, peak, size, doutputs):
     return (total + second) + (third + fourth)
 
 
-@kernel
-def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scores, doutputs,
-                             active, offset, row_start, row_stop):  # fmt: skip
+@inlined
+def _cross_entropy_of_labels_part(part, arguments):
+    (cuts, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
+     offset) = arguments  # fmt: skip
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             row, drow, label = outputs[n], doutputs[n], targets[n]
@@ -66,7 +99,7 @@ def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scor
             loss = gap + math.log(total)  # log sum exp(x) - x_label
             losses[n] = loss
             scores[n] = 1.0 if best == label and not math.isnan(loss) else 0.0
-            factor = weights[n] * scale
+            factor = weights[n] * scale[0]
             # The label's 1 is taken off in float64, lest a sure and right answer lose all its digits.
             dlabel = factor * (np.float64(drow[label]) / total - 1.0)
             share = factor / total
@@ -77,8 +110,21 @@ def cross_entropy_of_labels(outputs, size, targets, weights, scale, losses, scor
 
 
 @kernel
-def cross_entropy_of_probabilities(outputs, size, targets, weights, scale, losses, scores, doutputs,
-                             active, offset, row_start, row_stop):  # fmt: skip
+def _cross_entropy_of_labels(team, cuts, outputs, size, targets, weights, scale,
+         losses, scores, doutputs, active, offset):  # fmt: skip
+    fork(team, cuts.size - 1, _cross_entropy_of_labels_part,
+         (cuts, outputs, size, targets, weights, scale, losses, scores,
+          doutputs, active, offset))  # fmt: skip
+
+
+cross_entropy_of_labels = LossKernel(_cross_entropy_of_labels)
+
+
+@inlined
+def _cross_entropy_of_probabilities_part(part, arguments):
+    (cuts, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
+     offset) = arguments  # fmt: skip
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             row, drow, wanted = outputs[n], doutputs[n], targets[n]
@@ -94,19 +140,32 @@ def cross_entropy_of_probabilities(outputs, size, targets, weights, scale, losse
             losses[n] = loss
             right = best == first_maximum(wanted, size)
             scores[n] = 1.0 if right and not math.isnan(loss) else 0.0
-            factor = weights[n] * scale
+            factor = weights[n] * scale[0]
             for j in range(size):
                 drow[j] = factor * (shares * (np.float64(drow[j]) / total) - wanted[j])
             _clear_padding(drow, size)
 
 
 @kernel
-def binary_cross_entropy(outputs, size, targets, weights, scale, losses, scores, doutputs,
-                          active, offset, row_start, row_stop):  # fmt: skip
+def _cross_entropy_of_probabilities(team, cuts, outputs, size, targets, weights, scale,
+         losses, scores, doutputs, active, offset):  # fmt: skip
+    fork(team, cuts.size - 1, _cross_entropy_of_probabilities_part,
+         (cuts, outputs, size, targets, weights, scale, losses, scores,
+          doutputs, active, offset))  # fmt: skip
+
+
+cross_entropy_of_probabilities = LossKernel(_cross_entropy_of_probabilities)
+
+
+@inlined
+def _binary_cross_entropy_part(part, arguments):
+    (cuts, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
+     offset) = arguments  # fmt: skip
+    row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             row, drow, wanted = outputs[n], doutputs[n], targets[n]
-            factor = weights[n] * scale / size
+            factor = weights[n] * scale[0] / size
             loss, right = 0.0, 0.0
             for j in range(size):
                 x, share = np.float64(row[j]), np.float64(wanted[j])
@@ -124,13 +183,26 @@ def binary_cross_entropy(outputs, size, targets, weights, scale, losses, scores,
 
 
 @kernel
-def square_then_line(curvature, slope, border, outputs, size, targets, weights, scale, losses, scores,
-                      doutputs, active, offset, row_start, row_stop):  # fmt: skip
+def _binary_cross_entropy(team, cuts, outputs, size, targets, weights, scale,
+         losses, scores, doutputs, active, offset):  # fmt: skip
+    fork(team, cuts.size - 1, _binary_cross_entropy_part,
+         (cuts, outputs, size, targets, weights, scale, losses, scores,
+          doutputs, active, offset))  # fmt: skip
+
+
+binary_cross_entropy = LossKernel(_binary_cross_entropy)
+
+
+@inlined
+def _square_then_line_part(part, arguments):
+    (cuts, curvature, slope, border, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
+     offset) = arguments  # fmt: skip
+    row_start, row_stop = cuts[part], cuts[part + 1]
     step = slope * border - curvature * border * border  # the line meets the square at the border
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
             row, drow, wanted = outputs[n], doutputs[n], targets[n]
-            factor = weights[n] * scale / size
+            factor = weights[n] * scale[0] / size
             loss, distances = 0.0, 0.0
             for j in range(size):
                 error = np.float64(row[j]) - np.float64(wanted[j])
@@ -150,10 +222,11 @@ def square_then_line(curvature, slope, border, outputs, size, targets, weights, 
 
 
 @kernel
-def add_up(losses, scores, weights):
-    """The weighted sum of the losses, and the sum of the scores."""
-    loss, score = 0.0, 0.0
-    for n in range(losses.size):
-        loss += losses[n] * weights[n]
-        score += scores[n]
-    return loss, score
+def _square_then_line(team, cuts, curvature, slope, border, outputs, size, targets, weights, scale,
+         losses, scores, doutputs, active, offset):  # fmt: skip
+    fork(team, cuts.size - 1, _square_then_line_part,
+         (cuts, curvature, slope, border, outputs, size, targets, weights, scale, losses, scores,
+          doutputs, active, offset))  # fmt: skip
+
+
+square_then_line = LossKernel(_square_then_line)

@@ -1,16 +1,23 @@
-"""FlatBatch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
+"""Batch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
 
 import math
 from typing import Any
 
 import numpy as np
 
+from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.training.clipping import clipping_of, global_norm
 from numbarnn.training.data import Batch, LabelledSamples
-from numbarnn.training.loss_kernels import add_up
+from numbarnn.training.loss_kernels import LossKernel
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
+from numbarnn.training.recorded_step import RecordedStep
+from numbarnn.training.update_kernels import UpdateKernel
+
+# Room for steps that later batches may have more than the first one: a share of its own.
+ROOM = 1 / 8
+MOST_NUMBERS = 8  # of an optimiser of this library
 
 
 class RunningMetrics:
@@ -22,12 +29,17 @@ class RunningMetrics:
 
     def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> float:
         """Take the losses and scores of a batch; return its weighted sum of losses."""
-        loss, score = add_up(losses, scores, batch.weights)
+        # One after the other, as in a step: `sum` would add them in another order.
+        loss, score = (float(np.cumsum(values)[-1]) for values in (losses * batch.weights, scores))
+        self.add_sums(loss, batch.total_weight, score, losses.size)
+        return loss
+
+    def add_sums(self, loss: float, weight: float, score: float, count: int) -> None:
+        """Take the weighted sum of losses, the weight, the sum of the scores and how many there are."""
         self.loss += loss
-        self.weight += batch.total_weight
+        self.weight += weight
         self.score += score
-        self.count += losses.size
-        return float(loss)
+        self.count += count
 
     def logs(self, metric: str, prefix: str = "") -> dict[str, float]:
         # No weight at all in these batches: the loss is 0, as its gradient was.
@@ -46,7 +58,7 @@ def check_for_divergence(loss: float, norm: float, place: str, learning_rate: fl
 
 
 class TrainingStep:
-    """One step of gradient descent after the other, on buffers that are allocated once.
+    """One step of gradient descent after the other, each recorded once for batches like it.
 
     Parameters
     ----------
@@ -58,6 +70,13 @@ class TrainingStep:
         The loss, and features of the output.
     optimizer, clip_norm, clip_value
         As in `Model.fit`.
+
+    Attributes
+    ----------
+    update_kernel : UpdateKernel or None
+        What updates the parameters; None where the optimiser's own `update` does.
+    numbers : float64 array
+        What the updates read: the limit and the factor of clipping, and the optimiser's numbers.
     """
 
     def __init__(
@@ -70,15 +89,38 @@ class TrainingStep:
         clip_norm: float | None,
         clip_value: float | None,
     ) -> None:
-        self.samples, self.loss, self.size = samples, loss, size
+        self.layers, self.samples, self.loss, self.size = model.layers, samples, loss, size
         self.optimizer, self.clip_norm, self.clip_value = optimizer, clip_norm, clip_value
-        self.graph = model.new_graph(training=True)
-        self.buffers = Buffers(model.dtype)
-        self.trained = [layer for layer in model.layers if layer.count_parameters()]
+        self.dtype = model.dtype
+        self.trained = [layer for layer in self.layers if layer.count_parameters()]
         self.gradients = [layer.flat_gradients for layer in self.trained]
         self.values = [layer.flat_values for layer in self.trained]
         self.state = optimizer.start(self.values)
+        self.update_kernel = self._update_kernel()
+        self.numbers = np.ones(2 + MOST_NUMBERS)
+        self.numbers[0] = math.inf if clip_value is None else clip_value
+        self.recorded: dict[tuple[int, int], RecordedStep] = {}
+        # A model whose layers are not one behind the other is not recorded: its passes run one by one.
+        graph = model.new_graph(training=True)
+        self.graph: Any = None if isinstance(graph, Chain) else graph
+        if self.graph is None:
+            self.longest = int(samples.steps.lengths.max())
+        self.buffers = Buffers(self.dtype)
         self._begin_epoch()
+
+    def loss_kernel(self) -> tuple[LossKernel, tuple[float, ...]] | None:
+        """The kernel of the loss and its settings; None where it cannot be recorded."""
+        if type(self.loss).rows is not Loss.rows:
+            return None
+        kernel, settings = self.loss.kernel_for(self.samples.targets)
+        return (kernel, settings) if isinstance(kernel, LossKernel) else None
+
+    def _update_kernel(self) -> UpdateKernel | None:
+        """The kernel of the updates; None where they cannot be recorded."""
+        if type(self.optimizer).update is not Optimizer.update:
+            return None
+        kernel = self.optimizer.update_kernel
+        return kernel if isinstance(kernel, UpdateKernel) else None
 
     def _begin_epoch(self) -> None:
         self.metrics, self.norms, self.steps = RunningMetrics(), 0.0, 0
@@ -91,15 +133,43 @@ class TrainingStep:
         FloatingPointError
             If the loss or its gradient is not finite; then no parameter changes.
         """
+        if self.graph is None:
+            norm = self._run_recorded(rows, seed, learning_rate, place)
+        else:
+            norm = self._run_graph(rows, seed, learning_rate, place)
+        for layer in self.trained:
+            layer.version += 1
+        self.norms += norm
+        self.steps += 1
+
+    def _run_recorded(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> float:
+        """`step` by a recorded program; the norm of the gradient."""
+        lengths = self.samples.steps.lengths.take(rows)
+        total = int(lengths.sum())
+        recorded = self._recorded_for(lengths, total)
+        if self.update_kernel is not None:
+            numbers = self.optimizer.numbers_at(self.state.step + 1, learning_rate)
+            self.numbers[2 : 2 + len(numbers)] = numbers
+        is_finite = recorded.run(rows, lengths, total, seed)
+        loss, score, scale, weight, norm = recorded.outcome.tolist()
+        if not is_finite:
+            check_for_divergence(loss * scale, norm, place, learning_rate)
+        if self.update_kernel is not None:
+            self.state.step += 1
+        else:
+            clipping = clipping_of(self.gradients, norm, self.clip_norm, self.clip_value)
+            self.optimizer.update(self.state, self.values, self.gradients, learning_rate, *clipping)
+        self.metrics.add_sums(loss, weight, score, recorded.count)
+        return norm
+
+    def _run_graph(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> float:
+        """`step` pass by pass; the norm of the gradient."""
         loss = self._compute(self.samples.batch(rows), seed)
         norm = global_norm(self.gradients)
         check_for_divergence(loss, norm, place, learning_rate)
         clipping = clipping_of(self.gradients, norm, self.clip_norm, self.clip_value)
         self.optimizer.update(self.state, self.values, self.gradients, learning_rate, *clipping)
-        for layer in self.trained:
-            layer.version += 1
-        self.norms += norm
-        self.steps += 1
+        return norm
 
     def _compute(self, batch: Batch, seed: int) -> float:
         """Loss and gradients of one batch; returns the loss."""
@@ -115,6 +185,20 @@ class TrainingStep:
         )  # fmt: skip
         self.graph.backward()
         return self.metrics.add(losses, scores, batch) * scale
+
+    def _recorded_for(self, lengths: np.ndarray, total: int) -> RecordedStep:
+        """What was recorded for batches like this one, or is recorded now.
+
+        Kernels walk over all steps that there is room for: at most twice those of the batch.
+        """
+        steps = int(lengths.max())
+        steps = min(1 << (steps - 1).bit_length(), self.longest)
+        key = lengths.size, steps
+        recorded = self.recorded.get(key)
+        if recorded is None or not recorded.is_valid(total):
+            room = min(total + int(ROOM * total), lengths.size * steps)
+            recorded = self.recorded[key] = RecordedStep(self, lengths, steps, room)
+        return recorded
 
     def leave(self) -> None:
         """The fit ends, as it should or not. The parameters that steps change are the layers' own."""

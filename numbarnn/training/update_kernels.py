@@ -6,6 +6,8 @@ elements from cut p to cut p + 1, in whole blocks, so that no sum depends on the
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -64,14 +66,49 @@ def _sum_blocks(part, arguments):
 
 
 @kernel
-def sum_of_squares(team, cuts, array):
-    """Sum of the squares of a 1-D array, in float64; which element goes where depends on its place alone."""
-    block_sums = np.empty((array.size + BLOCK - 1) // BLOCK)
+def sum_blocks(team, cuts, array, block_sums):
+    """Sums of the squares of a 1-D array, block by block, in float64; which element goes where depends on its
+    place alone."""
     fork(team, cuts.size - 1, _sum_blocks, (cuts, array, block_sums))
+
+
+def count_blocks(size: int) -> int:
+    """Blocks of an array of this size."""
+    return -(-size // BLOCK)
+
+
+@inlined
+def norm_of(block_sums, ends):
+    """The root of the sum of squares of several arrays: blocks ``ends[i]`` to ``ends[i + 1]`` are of array i,
+    and are added up first."""
     total = 0.0
-    for block in range(block_sums.size):
-        total += block_sums[block]
-    return total
+    for i in range(ends.size - 1):
+        of_array = 0.0
+        for block in range(ends[i], ends[i + 1]):
+            of_array += block_sums[block]
+        total += of_array
+    return math.sqrt(total)
+
+
+class UpdateKernel:
+    """A compiled update: called with the arguments of `Optimizer.update_kernel`, or recorded.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(team, cuts, values, gradients, averages..., numbers)``, where `numbers` is an array of the
+        limit, the factor and the optimiser's numbers, so that a recorded call can get other ones.
+    averages_kept : int
+        How many running averages there are.
+    """
+
+    def __init__(self, kernel: Callable[..., None], averages_kept: int) -> None:
+        self.kernel = kernel
+        self.array_count = 2 + averages_kept  # with values and gradients
+
+    def __call__(self, team: np.ndarray, cuts: np.ndarray, *arguments: Any) -> None:
+        arrays, numbers = arguments[: self.array_count], arguments[self.array_count :]
+        self.kernel(team, cuts, *arrays, np.array(numbers, np.float64))
 
 
 # In the updates: `limit` and `factor` clip the gradients on the way, an element is brought into
@@ -87,8 +124,9 @@ def within(value, limit):
 
 @inlined
 def _sgd_part(part, arguments):
-    (cuts, values, gradients, velocities, limit, factor, learning_rate, momentum, nesterov,
-     weight_decay) = arguments  # fmt: skip
+    cuts, values, gradients, velocities, numbers = arguments
+    limit, factor, learning_rate, momentum = numbers[0], numbers[1], numbers[2], numbers[3]
+    nesterov, weight_decay = numbers[4] != 0.0, numbers[5]
     real = values.dtype.type
     bound, share = real(limit), real(factor)
     rate, kept, decay = real(learning_rate), real(momentum), real(weight_decay)
@@ -103,17 +141,18 @@ def _sgd_part(part, arguments):
 
 
 @kernel
-def sgd(team, cuts, values, gradients, velocities, limit, factor, learning_rate, momentum, nesterov,
-        weight_decay):  # fmt: skip
-    fork(team, cuts.size - 1, _sgd_part,
-         (cuts, values, gradients, velocities, limit, factor, learning_rate, momentum, nesterov,
-          weight_decay))  # fmt: skip
+def _sgd(team, cuts, values, gradients, velocities, numbers):
+    fork(team, cuts.size - 1, _sgd_part, (cuts, values, gradients, velocities, numbers))
+
+
+sgd = UpdateKernel(_sgd, averages_kept=1)
 
 
 @inlined
 def _rmsprop_part(part, arguments):
-    (cuts, values, gradients, squares, velocities, limit, factor, learning_rate, alpha, eps, momentum,
-     weight_decay) = arguments  # fmt: skip
+    cuts, values, gradients, squares, velocities, numbers = arguments
+    limit, factor, learning_rate, alpha = numbers[0], numbers[1], numbers[2], numbers[3]
+    eps, momentum, weight_decay = numbers[4], numbers[5], numbers[6]
     real = values.dtype.type
     bound, share = real(limit), real(factor)
     rate, kept, decay, floor = real(learning_rate), real(momentum), real(weight_decay), real(eps)
@@ -131,17 +170,18 @@ def _rmsprop_part(part, arguments):
 
 
 @kernel
-def rmsprop(team, cuts, values, gradients, squares, velocities, limit, factor, learning_rate, alpha, eps,
-            momentum, weight_decay):  # fmt: skip
-    fork(team, cuts.size - 1, _rmsprop_part,
-         (cuts, values, gradients, squares, velocities, limit, factor, learning_rate, alpha, eps, momentum,
-          weight_decay))  # fmt: skip
+def _rmsprop(team, cuts, values, gradients, squares, velocities, numbers):
+    fork(team, cuts.size - 1, _rmsprop_part, (cuts, values, gradients, squares, velocities, numbers))
+
+
+rmsprop = UpdateKernel(_rmsprop, averages_kept=2)
 
 
 @inlined
 def _adam_part(part, arguments):
-    (cuts, values, gradients, means, squares, limit, factor, step_size, beta1, beta2, root_scale, eps,
-     weight_decay, shrink) = arguments  # fmt: skip
+    cuts, values, gradients, means, squares, numbers = arguments
+    limit, factor, step_size, beta1, beta2 = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    root_scale, eps, weight_decay, shrink = numbers[5], numbers[6], numbers[7], numbers[8]
     real = values.dtype.type
     bound, share = real(limit), real(factor)
     rate, scale, floor = real(step_size), real(root_scale), real(eps)
@@ -159,8 +199,8 @@ def _adam_part(part, arguments):
 
 
 @kernel
-def adam(team, cuts, values, gradients, means, squares, limit, factor, step_size, beta1, beta2, root_scale,
-         eps, weight_decay, shrink):  # fmt: skip
-    fork(team, cuts.size - 1, _adam_part,
-         (cuts, values, gradients, means, squares, limit, factor, step_size, beta1, beta2, root_scale, eps,
-          weight_decay, shrink))  # fmt: skip
+def _adam(team, cuts, values, gradients, means, squares, numbers):
+    fork(team, cuts.size - 1, _adam_part, (cuts, values, gradients, means, squares, numbers))
+
+
+adam = UpdateKernel(_adam, averages_kept=2)

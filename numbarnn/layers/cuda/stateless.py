@@ -61,9 +61,16 @@ class EmbeddingCuda(CudaPass):
 
 
 class DropoutCuda(CudaPass, DropoutPass):
-    def _drop(self, x, y):
-        rows = self.rows
-        gpu.drop(rows.offset, rows.lengths, rows.order, x, y, self.layer.rate, self.seed[0])
+    def forward(self):
+        self._drop_into(self.x, self.y)
+
+    def backward(self):
+        self._drop_into(self.dy, self.dx)
+
+    def _drop_into(self, x, y):
+        if self.draws:
+            rows = self.rows
+            gpu.drop(rows.offset, rows.lengths, rows.order, x, y, self.layer.rate, self.seed[0])
 
 
 class MeanCuda(CudaPass, PoolingPass):

@@ -244,7 +244,7 @@ def threads() -> Sheet:
 
 
 def cuda() -> Sheet:
-    """A block of threads has one sequence; four lanes share a hidden unit."""
+    """A block of threads has one sequence; a few lanes share a hidden unit."""
     s = Sheet(9.6, 4.1)
     s.text(2.4, 0.25, "one block = one sequence, all its steps", 10)
     for unit in range(4):
@@ -265,7 +265,7 @@ def cuda() -> Sheet:
     steps = (
         (PURPLE, "read h (shared memory, written by the step before)"),
         (GREEN, "multiply own weights: partial sums of all gates"),
-        (GREEN, "add over the four lanes (two shuffles)"),
+        (GREEN, "add over the lanes (shuffles)"),
         (ORANGE, "cell.forward: every lane has the whole unit"),
         (PURPLE, "write h to the other half of shared memory"),
         (RED, "one barrier for the block"),

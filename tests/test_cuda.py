@@ -80,7 +80,7 @@ def test_weights_in_shared_memory(gpu, monkeypatch, near_pieces):
 
     def with_few_registers(cell, hidden, dtype, weight_dtype=None):
         planned = plan(cell, hidden, dtype, weight_dtype)
-        far_pieces = planned.runs * cell.window - near_pieces
+        far_pieces = planned.runs * cell.product_width - near_pieces
         far = far_pieces * planned.run * planned.threads * np.dtype(dtype).itemsize
         return planned._replace(near_pieces=near_pieces, shared_bytes=far)
 

@@ -212,7 +212,7 @@ def test_shared_memory_is_asked_for_however_little_it_is(stand_in):
 
 def test_a_graph(stand_in):
     cuda_launch, done = stand_in
-    series, kernel = cuda_launch.Series(), Kernel("q")
+    series, kernel = cuda_launch.CapturedLaunches(), Kernel("q")
 
     def work():
         done.append("work")
@@ -236,7 +236,7 @@ def test_products_without_terms_are_zero():
 
 
 def test_a_series_is_captured_when_it_comes_again():
-    from numbarnn.engine.cuda.launch import Series
+    from numbarnn.engine.cuda.launch import CapturedLaunches
 
     done = []
 
@@ -244,7 +244,7 @@ def test_a_series_is_captured_when_it_comes_again():
         done.append("capture")
         return lambda: done.append("replay")
 
-    series = Series(capture)
+    series = CapturedLaunches(capture)
     for key in ("a", "a", "a", "b", "a", "a"):
         series.run(lambda: done.append("work"), key)
     assert done == ["work", "capture", "replay", "replay", "work", "replay", "replay"]
@@ -255,9 +255,9 @@ def test_a_series_is_captured_when_it_comes_again():
 
 
 def test_arrays_that_moved_are_another_series():
-    from numbarnn.engine.cuda.launch import place_of
+    from numbarnn.engine.cuda.launch import buffer_key
 
     array = np.zeros((4, 3))
-    assert place_of(array) == place_of(array[:])
+    assert buffer_key(array) == buffer_key(array[:])
     for other in (array.copy(), array[1:], array[:, :2], array.T):
-        assert place_of(other) != place_of(array)
+        assert buffer_key(other) != buffer_key(array)

@@ -72,7 +72,7 @@ def static_bytes_of(cell, precision, plan):
     from numbarnn.cells import CELLS
 
     size = np.dtype(PRECISIONS[precision][0]).itemsize
-    return [2 * vectors * plan.padded * size for vectors in (1, CELLS[cell].window)]
+    return [2 * vectors * plan.padded * size for vectors in (1, CELLS[cell].product_width)]
 
 
 @each_precision

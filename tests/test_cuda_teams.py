@@ -24,7 +24,7 @@ def teams_of_one(monkeypatch):
             team = cuda_teams.team_of(cell, hidden, dtype, weight_dtype, 1, lanes)
             plan = team.plan
             if near_pieces is not None:
-                far_pieces = plan.runs * cell.window - near_pieces
+                far_pieces = plan.runs * cell.product_width - near_pieces
                 far = far_pieces * plan.run * plan.threads * np.dtype(dtype).itemsize
                 plan = plan._replace(near_pieces=near_pieces, shared_bytes=far)
             return team._replace(plan=plan)
@@ -71,7 +71,7 @@ def test_which_layers_have_a_team():
     cell, shared_memory = CELLS["lstm"], 227 * 1024
     team = team_for(cell, 256, "float32", None, shared_memory, 132)
     assert team.blocks * team.units >= 256 > (team.blocks - 1) * team.units
-    assert 2 * team.plan.near_pieces >= team.plan.runs * cell.window
+    assert 2 * team.plan.near_pieces >= team.plan.runs * cell.product_width
     assert team.fits(cell, "float32", shared_memory)
     assert not team.fits(cell, "float32", team.plan.shared_bytes)
     assert team_for(cell, 256, "float32", None, shared_memory, team.blocks - 1) != team

@@ -116,7 +116,7 @@ def gradients_of(model, x, y, order=None):
     )  # fmt: skip
     dy[...] = gradient[:, : dy.shape[1]]
     graph.backward()
-    graph.hand_out_gradients()
+    graph.export_gradients()
     assert model.device == device
     return [
         np.concatenate([g.ravel() for g in layer.gradients.values()])

@@ -88,7 +88,7 @@ def test_forward_weights(cell, hidden_size, dtype):
 def check_forward_weights(cell, hidden_size, dtype, input_size, parts):
     direction = WeightPanels(CELLS[cell], input_size, hidden_size, dtype)
     parameters = guarded_parameters(cell, input_size, hidden_size, dtype)
-    packed, sum_count = direction.weights, CELLS[cell].slots
+    packed, sum_count = direction.weights, CELLS[cell].sum_count
     maps = direction.input_map, direction.recurrent_map
     pack_recurrent(ALONE, even_cuts(direction.groups, parts), parameters, *maps, sum_count, *packed)
     gates = CELLS[cell].input_gates, CELLS[cell].recurrent_gates
@@ -137,7 +137,7 @@ def test_gradients_come_back(cell, hidden_size, dtype):
 def check_gradients_come_back(cell, hidden_size, dtype, input_size, parts):
     direction = WeightPanels(CELLS[cell], input_size, hidden_size, dtype)
     parameters = guarded_parameters(cell, input_size, hidden_size, dtype)
-    packed, sum_count = direction.weights, CELLS[cell].slots
+    packed, sum_count = direction.weights, CELLS[cell].sum_count
     maps = direction.input_map, direction.recurrent_map
     pack_recurrent(ALONE, even_cuts(direction.groups, 1), parameters, *maps, sum_count, *packed)
     gradients = guarded_parameters(cell, input_size, hidden_size, dtype, fill=-1.0)

@@ -72,7 +72,7 @@ def run(case: Case) -> dict:
     offset = xp.arange(STEPS + 1) * ROWS
     lengths = xp.full(ROWS, STEPS)
     weight, bias = some(len(cell.gates) * H, H), some(len(cell.gates) * H)
-    states, dstates, sums = some(2, S, ROWS, H), some(2, S, ROWS, H), some(N, cell.slots * H)
+    states, dstates, sums = some(2, S, ROWS, H), some(2, S, ROWS, H), some(N, cell.sum_count * H)
     outputs, doutputs, kept = some(N, H), some(N, H), some(N, S * H)
     shape = ROWS, plan.threads, plan.shared_bytes
 
@@ -90,10 +90,10 @@ def run(case: Case) -> dict:
     clock = cycles_a_second(xp)
     found = {
         "lanes": plan.lanes, "threads": plan.threads, "near": plan.near_pieces,
-        "pieces": plan.runs * cell.window, "shared_bytes": plan.shared_bytes,
-        "floor_us": 1e6 * H * H * cell.window / FUSED_A_CYCLE / clock,
+        "pieces": plan.runs * cell.product_width, "shared_bytes": plan.shared_bytes,
+        "floor_us": 1e6 * H * H * cell.product_width / FUSED_A_CYCLE / clock,
     }  # fmt: skip
-    predicted = [1e6 * cycles / clock for cycles in predicted_cycles(case, plan, cell.window)]
+    predicted = [1e6 * cycles / clock for cycles in predicted_cycles(case, plan, cell.product_width)]
     calls = {"forward": lambda: run_forward(False), "keeping": lambda: run_forward(True)}
     calls["backward"] = run_backward
     for (name, call), expected in zip(calls.items(), (predicted[0], predicted[0], predicted[1]), strict=True):
@@ -102,8 +102,8 @@ def run(case: Case) -> dict:
     return found
 
 
-def predicted_cycles(case: Case, plan, window: int) -> list[float]:
-    pieces = plan.runs * window
+def predicted_cycles(case: Case, plan, product_width: int) -> list[float]:
+    pieces = plan.runs * product_width
     far = pieces - plan.near_pieces
     warps = plan.threads // WARP
     cycles = []

@@ -53,12 +53,12 @@ def cell_backward(weights, saved, previous, new, dstates):
 
 def sum_count_of(weights):
     """Sums kept for a hidden unit; a constant in kernels."""
-    return _BY_WEIGHTS[type(weights)].slots
+    return _BY_WEIGHTS[type(weights)].sum_count
 
 
 def product_width_of(weights):
     """Sums that one of the two products fills; a constant in kernels."""
-    return _BY_WEIGHTS[type(weights)].window
+    return _BY_WEIGHTS[type(weights)].product_width
 
 
 def panel_vectors(weights):
@@ -73,7 +73,7 @@ def groups_at_once(weights):
 
 def load_sums(weights, gates, index):
     """The sums of one group of hidden units, a vector a sum."""
-    return load_run(gates, index, _BY_WEIGHTS[type(weights)].slots)
+    return load_run(gates, index, _BY_WEIGHTS[type(weights)].sum_count)
 
 
 def _cell_of(weights) -> Cell:
@@ -95,13 +95,13 @@ def _overload_backward(weights, saved, previous, new, dstates):
 
 @overload(sum_count_of, target="generic")
 def _overload_sum_count_of(weights):
-    number = _cell_of(weights).slots
+    number = _cell_of(weights).sum_count
     return lambda weights: number
 
 
 @overload(product_width_of, target="generic")
 def _overload_product_width_of(weights):
-    number = _cell_of(weights).window
+    number = _cell_of(weights).product_width
     return lambda weights: number
 
 
@@ -119,5 +119,5 @@ def _overload_groups_at_once(weights):
 
 @overload(load_sums)
 def _overload_load_sums(weights, gates, index):
-    number = _cell_of(weights).slots
+    number = _cell_of(weights).sum_count
     return lambda weights, gates, index: load_run(gates, index, number)

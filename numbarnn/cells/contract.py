@@ -83,12 +83,12 @@ class Cell:
             raise ValueError(f"forget_gate must be one of {self.gates}, not {self.forget_gate!r}")
 
     @property
-    def slots(self) -> int:
+    def sum_count(self) -> int:
         """Sums kept for a hidden unit."""
         return len(self.fused) + 2 * len(self.split)
 
     @property
-    def window(self) -> int:
+    def product_width(self) -> int:
         """Sums that one of the two products fills."""
         return len(self.fused) + len(self.split)
 
@@ -101,12 +101,12 @@ class Cell:
         """
         if not self.split:
             return PANEL_VECTORS
-        return max(size for size in range(1, WIDEST_PANEL + 1) if self.window % size == 0)
+        return max(size for size in range(1, WIDEST_PANEL + 1) if self.product_width % size == 0)
 
     @property
     def groups_at_once(self) -> int:
         """Groups of hidden units that fill whole panels together."""
-        return math.lcm(self.window, self.panel_vectors) // self.window
+        return math.lcm(self.product_width, self.panel_vectors) // self.product_width
 
     @property
     def input_gates(self) -> tuple[int, ...]:

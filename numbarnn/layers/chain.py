@@ -26,7 +26,7 @@ class Chain:
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
         self.buffers = type(self.passes[0].buffers)(layers[0].dtype)  # for who drives the passes
-        self._drawing = [i for i, run in enumerate(self.passes) if run.draws]
+        self._drawing = [i for i, run in enumerate(self.passes) if run.needs_seed]
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]
         # Below the first layer with parameters nothing asks for a gradient.
         self.first_trained = self.lowest = trained[0] if trained else len(layers)
@@ -34,7 +34,7 @@ class Chain:
     def prepare(self, layout: Layout, x: np.ndarray, seed: int) -> tuple[Layout, np.ndarray]:
         """Take a batch; return the layout and the matrix that `forward` will fill."""
         for i, run in enumerate(self.passes):
-            layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.draws else None)
+            layout, x = run.prepare(layout, x, int(seed_of(seed, i)) if run.needs_seed else None)
         return layout, x
 
     def reseed(self, seed: int) -> None:
@@ -78,7 +78,7 @@ class Chain:
         for run in reversed(self.passes[self.lowest :]):
             run.backward()
 
-    def hand_out_gradients(self) -> None:
+    def export_gradients(self) -> None:
         """The gradients of the parameters that backward left are those of the layers from now on."""
         for run in self.passes:
-            run.hand_out_gradients()
+            run.export_gradients()

@@ -16,13 +16,13 @@ class DropoutPass(Pass):
     layer: "Dropout"
 
     @property
-    def draws(self) -> bool:
+    def needs_seed(self) -> bool:
         return self.training and self.layer.rate > 0.0
 
     def prepare(self, layout: Layout, x: Any, seed: int | None) -> tuple[Layout, Any]:
         self.begin(layout, layout.total * x.shape[1])
         self.x = x
-        self.y = self.buffers.matrix("y", *x.shape) if self.draws else x
+        self.y = self.buffers.matrix("y", *x.shape) if self.needs_seed else x
         self.seed = np.array([] if seed is None else [seed_of(seed)], np.uint64)
         return layout, self.y
 
@@ -33,7 +33,7 @@ class DropoutPass(Pass):
         return self._drop(self.x, self.y)
 
     def _drop(self, x: Any, y: Any) -> list[Work]:
-        if not self.draws:
+        if not self.needs_seed:
             return []
         layout, layer = self.layout, self.layer
         size = layer.known_input_size
@@ -47,7 +47,7 @@ class DropoutPass(Pass):
 
     def prepare_backward(self, dy: Any, need_dx: bool) -> Any:
         self.dy = dy
-        self.dx = self.buffers.matrix("dx", *dy.shape) if self.draws else dy
+        self.dx = self.buffers.matrix("dx", *dy.shape) if self.needs_seed else dy
         return self.dx if need_dx else None
 
     def backward_work(self) -> list[Work]:

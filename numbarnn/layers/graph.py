@@ -51,7 +51,7 @@ class Graph:
         self.given = []  # what each node gives, whether it is read or not
         for i, (node, run) in enumerate(zip(self.nodes, self.runs, strict=True)):
             outputs = run.prepare(
-                [wires[number] for number in node.inputs], int(seed_of(seed, i)) if run.draws else None
+                [wires[number] for number in node.inputs], int(seed_of(seed, i)) if run.needs_seed else None
             )
             self.given.append(outputs)
             wires.update(zip(node.outputs, outputs, strict=False))
@@ -142,10 +142,10 @@ class Graph:
                 done.add(id(layer))
         _add_up(self.last_sums)
 
-    def hand_out_gradients(self) -> None:
+    def export_gradients(self) -> None:
         """The gradients of the parameters that backward left are those of the layers from now on."""
         for run in self.passes:
-            run.hand_out_gradients()
+            run.export_gradients()
 
 
 def _has_parameters(node: Node) -> bool:

@@ -83,9 +83,9 @@ class LayerNode:
         self.run: Any = node.layer.new_pass(training)
 
     @property
-    def draws(self) -> bool:
+    def needs_seed(self) -> bool:
         """Whether `prepare` needs a seed."""
-        return bool(self.run.draws)
+        return bool(self.run.needs_seed)
 
     def prepare(self, inputs: Sequence[Any], seed: int | None) -> tuple[Any, ...]:
         return (Wire(*self.run.prepare(*inputs[0], seed)),)
@@ -159,7 +159,7 @@ class SideBySide:
         Any pass of the graph: it knows where matrices are.
     """
 
-    draws = False
+    needs_seed = False
 
     def __init__(self, node: Node, carrier: Pass) -> None:
         self.carrier, self.sizes = carrier, node.sizes

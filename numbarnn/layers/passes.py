@@ -74,7 +74,7 @@ class Pass:
         self.buffers = Buffers(layer.dtype)
 
     @property
-    def draws(self) -> bool:
+    def needs_seed(self) -> bool:
         """Whether `prepare` needs a seed for random numbers."""
         return False
 
@@ -99,7 +99,7 @@ class Pass:
         whole vectors."""
         return matrix
 
-    def hand_out_gradients(self) -> None:
+    def export_gradients(self) -> None:
         """The gradients of the parameters that backward left are those of the layer from now on."""
 
     def record(self, kernel: Callable[..., None], *arguments: Any) -> Call:
@@ -111,7 +111,7 @@ class Pass:
         raise NotImplementedError
 
     def reseed(self, seed: int) -> None:
-        """Other random numbers from now on, for a pass that `draws`."""
+        """Other random numbers from now on, for a pass that `needs_seed`."""
 
     def forward_work(self) -> list[Work]:
         """What `forward` runs, kernel by kernel."""

@@ -124,7 +124,7 @@ class Plan:
             for k in range(self.count)
         ]
         self.gates = [
-            self.buffers.matrix(("gates", k), saved_rows, cell.slots * units) for k in range(self.count)
+            self.buffers.matrix(("gates", k), saved_rows, cell.sum_count * units) for k in range(self.count)
         ]
 
     # ---- other batches -----------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class Plan:
     def prefetches(self) -> bool:
         """Whether kernels fetch what one step needs while the step before runs."""
         cell = self.layer.cell
-        vectors = len(cell.states) + 1 + (cell.slots if self.training else 0)
+        vectors = len(cell.states) + 1 + (cell.sum_count if self.training else 0)
         row_bytes = self.units * self.layer.dtype.itemsize
         return vectors * self.layout.total * row_bytes > PREFETCH_FROM_BYTES
 

@@ -39,7 +39,7 @@ class RecurrentPass(Pass):
         self.caller_backward_program: Any = None
 
     @property
-    def draws(self):
+    def needs_seed(self):
         return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
 
     # ---- forward -----------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class RecurrentPass(Pass):
 
     def _begin(self, seed):
         """What differs from call to call."""
-        if self.draws:
+        if self.needs_seed:
             self.reseed(seed)
         self.layer.packed(self.training)
 

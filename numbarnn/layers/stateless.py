@@ -92,7 +92,7 @@ class StatelessLayer(Layer):
         packed = pack_steps(steps, out_layout)
         dx = run.prepare_backward(run.to_device(packed, size), need_dx=not self.takes_tokens)
         run.backward()
-        run.hand_out_gradients()
+        run.export_gradients()
         self.release_pass()
         if dx is None:
             return None

@@ -28,7 +28,7 @@ class WeightPanels:
         self.weights = cell.weights(
             panels_for(self.input_map.size, input_size, vectors, dtype),
             panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
-            aligned_zeros(cell.slots * units, dtype),
+            aligned_zeros(cell.sum_count * units, dtype),
         )
         self.input_transposed = panels_for(
             padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype
@@ -44,7 +44,12 @@ class WeightPanels:
         cell, maps = self.cell, (self.input_map, self.recurrent_map)
         calls = [
             record(
-                pack_recurrent, even_cuts(self.groups, parts), parameters, *maps, cell.slots, *self.weights
+                pack_recurrent,
+                even_cuts(self.groups, parts),
+                parameters,
+                *maps,
+                cell.sum_count,
+                *self.weights,
             )
         ]
         if with_transposed:

@@ -72,7 +72,7 @@ class ModelPass:
         dx = graph.prepare_backward(matrix, need_dx)
         matrix[...] = given
         graph.backward()
-        graph.hand_out_gradients()
+        graph.export_gradients()
         if not need_dx:
             return [None for _ in self._samples.parts]
         return [

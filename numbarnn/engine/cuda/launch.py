@@ -146,7 +146,7 @@ def launch_each(kernel: Any, count: int, *arguments: Any) -> None:
         launch(kernel, -(-count // THREADS), THREADS, 0, *arguments)
 
 
-class Series:
+class CapturedLaunches:
     """Many launches and products that may come again with the same arrays: from the second time on they are
     one launch, of a CUDA graph.
 
@@ -196,7 +196,7 @@ def _captured(work: Callable[[], None]) -> Callable[[], None]:
     return replay
 
 
-def place_of(array: Any) -> Hashable:
-    """Where an array lies and how, for the key of a `Series`."""
+def buffer_key(array: Any) -> Hashable:
+    """Where an array lies and how, for the key of a `CapturedLaunches`."""
     pointer = array.ctypes.data if SIMULATED else array.data.ptr
     return pointer, array.shape, array.strides

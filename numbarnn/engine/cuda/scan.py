@@ -86,19 +86,19 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
         1: time runs backwards.
     column, width : int
         The first column of this direction in the rows of `outputs`, and how wide they are.
-    keep : bool
-        Whether `sums` and `kept` are written for backward.
+    save : bool
+        Whether `sums` and `saved_states` are written for backward.
     has_bias : bool
         Whether there are biases.
     weight, input_bias, recurrent_bias : arrays (G * H, H), (G * H,), (G * H,)
         W_h and the biases as in the parameters.
     states : array (2, S, B, H)
         Initial states in, final states out.
-    sums : array (N, slots * H)
+    sums : array (N, sum_count * H)
         The input products in its first columns, in; what backward needs, out.
     outputs : array (N, width)
         h, out.
-    kept : array (N, S * H)
+    saved_states : array (N, S * H)
         The h before each step, and the other states after it, out.
     """
     plan = chip_weights.plan_for(cell, hidden, dtype, weight_dtype)
@@ -107,24 +107,24 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
     zero = np.dtype(dtype).type(0.0)
     threads, lanes, padded, run = plan.threads, plan.lanes, plan.padded, plan.run
     lane_bits = lanes.bit_length() - 1
-    slots, window, state_count = cell.slots, cell.window, len(cell.states)
-    apart, slots_of_lane = slots - window, -(-slots // lanes)
-    sums_width, kept_width, both = slots * hidden, state_count * hidden, 2 * padded
+    sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
+    split_count, sums_of_lane = sum_count - product_width, -(-sum_count // lanes)
+    sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * padded
     input_gate, recurrent_gate = constant_of(cell.input_gates), constant_of(cell.recurrent_gates)
     step = device(cell.forward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @kernel_for(threads)
     def scan_forward(
-        offset, lengths, direction, column, width, keep, has_bias, weight, input_bias, recurrent_bias, states,
-        sums, outputs, kept,
+        offset, lengths, direction, column, width, save, has_bias, weight, input_bias, recurrent_bias, states,
+        sums, outputs, saved_states,
     ):  # fmt: skip
         h = cuda.shared.array(both, number)
         far = cuda.shared.array(0, far_number)
-        total = cuda.local.array(slots, number)
+        total = cuda.local.array(sum_count, number)
         own = cuda.local.array(state_count, number)
-        coming = cuda.local.array(slots_of_lane, number)
-        own_bias = cuda.local.array(slots_of_lane, number)
+        coming = cuda.local.array(sums_of_lane, number)
+        own_bias = cuda.local.array(sums_of_lane, number)
         thread = cuda.threadIdx.x
         # By bits, so that the compiler knows that a lane is less than `lanes`.
         lane, unit = thread & (lanes - 1), thread >> lane_bits
@@ -148,46 +148,46 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
         row = _row(load(offset, t), place)
         begin_ahead = load(offset, t + next_t) if length > 1 else load(offset, t)
         own_column = lane * hidden + unit
-        for q in range(slots_of_lane):
+        for q in range(sums_of_lane):
             own_bias[q] = coming[q] = zero
             slot = lane + q * lanes
-            if slot < window:
+            if slot < product_width:
                 coming[q] = load(sums, row * sums_width + own_column + q * lanes * hidden)
                 if has_bias:
                     own_bias[q] = load(input_bias, input_gate(slot) * hidden + unit)
-            if has_bias and apart <= slot < slots:
-                own_bias[q] += load(recurrent_bias, recurrent_gate(slot - apart) * hidden + unit)
+            if has_bias and split_count <= slot < sum_count:
+                own_bias[q] += load(recurrent_bias, recurrent_gate(slot - split_count) * hidden + unit)
         begin = 0  # of the present h
         for n in range(length):
-            for s in range(slots):
+            for s in range(sum_count):
                 total[s] = coming[s // lanes] + own_bias[s // lanes] if s % lanes == lane else zero
             row_ahead = _row(begin_ahead, place)
             if n + 1 < length:
-                for q in range(slots_of_lane):
-                    if lane + q * lanes < window:
+                for q in range(sums_of_lane):
+                    if lane + q * lanes < product_width:
                         coming[q] = load(sums, row_ahead * sums_width + own_column + q * lanes * hidden)
                 if n + 2 < length:
                     begin_ahead = load(offset, t + 2 * next_t)
             products = multiply(near, far, thread, h, begin + lane * run)
             begin = padded - begin
-            for g in range(window):
-                total[apart + g] += products[g]
-            for s in range(slots):
+            for g in range(product_width):
+                total[split_count + g] += products[g]
+            for s in range(sum_count):
                 total[s] = _add_lanes(total[s], lanes)
             saved, new = step(sums_tuple(total), states_tuple(own))
             if is_unit:
-                if keep:
-                    for q in range(slots_of_lane):
-                        if lane + q * lanes < slots:
+                if save:
+                    for q in range(sums_of_lane):
+                        if lane + q * lanes < sum_count:
                             store(
                                 sums, row * sums_width + own_column + q * lanes * hidden,
                                 pick(saved, lane + q * lanes),
                             )  # fmt: skip
                     if lane == 0:
-                        store(kept, row * kept_width + unit, own[0])
+                        store(saved_states, row * saved_width + unit, own[0])
                     for s in range(1, state_count):
                         if s % lanes == lane:
-                            store(kept, row * kept_width + s * hidden + unit, new[s])
+                            store(saved_states, row * saved_width + s * hidden + unit, new[s])
                 if lane == 0:
                     store(h, begin + unit, new[0])
                     store(outputs, row * width + column + unit, new[0])
@@ -209,8 +209,8 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
 
     Its arguments are those of `forward`, but for
 
-    sums : array (N, slots * H)
-        What `forward` kept, in; the gradients of the sums, out.
+    sums : array (N, sum_count * H)
+        What `forward` saved, in; the gradients of the sums, out.
     doutputs : array (N, width)
         The gradient of the outputs.
     states : array (2, S, B, H)
@@ -224,19 +224,34 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
     zero = np.dtype(dtype).type(0.0)
     threads, lanes, padded, run = plan.threads, plan.lanes, plan.padded, plan.run
     lane_bits = lanes.bit_length() - 1
-    slots, window, state_count = cell.slots, cell.window, len(cell.states)
-    apart, slots_of_lane, window_of_lane = slots - window, -(-slots // lanes), -(-window // lanes)
-    sums_width, kept_width, both = slots * hidden, state_count * hidden, 2 * window * padded
+    sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
+    split_count, sums_of_lane, products_of_lane = (
+        sum_count - product_width,
+        -(-sum_count // lanes),
+        -(-product_width // lanes),
+    )
+    sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * product_width * padded
     step = device(cell.backward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @kernel_for(threads)
     def scan_backward(
-        offset, lengths, direction, column, width, weight, states, sums, doutputs, kept, outputs, dstates
+        offset,
+        lengths,
+        direction,
+        column,
+        width,
+        weight,
+        states,
+        sums,
+        doutputs,
+        saved_states,
+        outputs,
+        dstates,
     ):
         dsums = cuda.shared.array(both, number)
         far = cuda.shared.array(0, far_number)
-        saved = cuda.local.array(slots, number)
+        saved = cuda.local.array(sum_count, number)
         previous = cuda.local.array(state_count, number)
         new = cuda.local.array(state_count, number)
         own = cuda.local.array(state_count, number)
@@ -263,18 +278,18 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         begin_after = load(offset, t)
         if length > 2:
             begin_after = load(offset, t + 2 * next_t)
-        for s in range(slots):
+        for s in range(sum_count):
             saved[s] = load(sums, row * sums_width + s * hidden + unit)
         new[0] = load(outputs, row * width + column + unit)
-        previous[0] = load(kept, row * kept_width + unit)
+        previous[0] = load(saved_states, row * saved_width + unit)
         dh = load(doutputs, row * width + column + unit)
         for s in range(state_count):
             own[s] = dstates[LAST, s, place, unit]
         for s in range(1, state_count):
-            new[s] = load(kept, row * kept_width + s * hidden + unit)
+            new[s] = load(saved_states, row * saved_width + s * hidden + unit)
             previous[s] = states[FIRST, s, place, unit]
             if length > 1:
-                previous[s] = load(kept, row_ahead * kept_width + s * hidden + unit)
+                previous[s] = load(saved_states, row_ahead * saved_width + s * hidden + unit)
         begin = 0
         for n in range(length):
             own[0] += dh
@@ -282,27 +297,27 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
                 sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
             )
             if is_unit:
-                for q in range(window_of_lane):
-                    if lane + q * lanes < window:
+                for q in range(products_of_lane):
+                    if lane + q * lanes < product_width:
                         store(
                             dsums, begin + (lane + q * lanes) * padded + unit,
-                            pick(made, apart + lane + q * lanes),
+                            pick(made, split_count + lane + q * lanes),
                         )  # fmt: skip
             cuda.syncthreads()
             # Not before all lanes have read what stood there.
             if is_unit:
-                for q in range(slots_of_lane):
-                    if lane + q * lanes < slots:
+                for q in range(sums_of_lane):
+                    if lane + q * lanes < sum_count:
                         store(
                             sums, row * sums_width + (lane + q * lanes) * hidden + unit,
                             pick(made, lane + q * lanes),
                         )  # fmt: skip
             row_after = _row(begin_after, place)
             if n + 1 < length:
-                for s in range(slots):
+                for s in range(sum_count):
                     saved[s] = load(sums, row_ahead * sums_width + s * hidden + unit)
                 new[0] = load(outputs, row_ahead * width + column + unit)
-                previous[0] = load(kept, row_ahead * kept_width + unit)
+                previous[0] = load(saved_states, row_ahead * saved_width + unit)
                 dh = load(doutputs, row_ahead * width + column + unit)
                 if n + 3 < length:
                     begin_after = load(offset, t + 3 * next_t)
@@ -310,11 +325,11 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
                     new[s] = previous[s]
                     previous[s] = states[FIRST, s, place, unit]
                     if n + 2 < length:
-                        previous[s] = load(kept, row_after * kept_width + s * hidden + unit)
+                        previous[s] = load(saved_states, row_after * saved_width + s * hidden + unit)
             products = multiply(near, far, thread, dsums, begin + lane * run)
-            begin = window * padded - begin
+            begin = product_width * padded - begin
             partial = products[0]
-            for g in range(1, window):
+            for g in range(1, product_width):
                 partial += products[g]
             own[0] = direct[0] + _add_lanes(partial, lanes)
             for s in range(1, state_count):

@@ -24,49 +24,49 @@ def forward(cell: Cell, dtype: str):
         Where the step begins among the N rows, and how many rows run.
     column : int
         The first column of this direction's outputs.
-    keep : bool
-        Whether `sums` and `kept` are written for backward.
-    bias : array (slots * H,)
+    save : bool
+        Whether `sums` and `saved_states` are written for backward.
+    bias : array (sum_count * H,)
         The biases of each slot.
     states : array (S, B, H)
         The states before the step in, those after it out.
-    product : array (at least B, window * H)
+    product : array (at least B, product_width * H)
         The recurrent product of each row.
-    sums : array (N, slots * H)
+    sums : array (N, sum_count * H)
         The input products in its first columns, in; what backward needs, out.
-    outputs, kept
+    outputs, saved_states
         As in ``scan.forward``.
     """
     number = number_type(dtype)
     zero = np.dtype(dtype).type(0.0)
-    slots, window, state_count = cell.slots, cell.window, len(cell.states)
-    apart = slots - window
+    sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
+    split_count = sum_count - product_width
     step = device(cell.forward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @cuda.jit
-    def step_forward(first, count, column, keep, bias, states, product, sums, outputs, kept):
-        total = cuda.local.array(slots, number)
+    def step_forward(first, count, column, save, bias, states, product, sums, outputs, saved_states):
+        total = cuda.local.array(sum_count, number)
         own = cuda.local.array(state_count, number)
         hidden = states.shape[2]
         thread = cuda.grid(1)
         if thread < count * hidden:
             b, unit = thread // hidden, thread % hidden
             here = first + b
-            for s in range(slots):
-                of_inputs = sums[here, s * hidden + unit] if s < window else zero
+            for s in range(sum_count):
+                of_inputs = sums[here, s * hidden + unit] if s < product_width else zero
                 total[s] = of_inputs + bias[s * hidden + unit]
-            for s in range(window):
-                total[apart + s] += product[b, s * hidden + unit]
+            for s in range(product_width):
+                total[split_count + s] += product[b, s * hidden + unit]
             for s in range(state_count):
                 own[s] = states[s, b, unit]
             saved, new = step(sums_tuple(total), states_tuple(own))
-            if keep:
-                for s in range(slots):
+            if save:
+                for s in range(sum_count):
                     sums[here, s * hidden + unit] = saved[s]
-                kept[here, unit] = own[0]
+                saved_states[here, unit] = own[0]
                 for s in range(1, state_count):
-                    kept[here, s * hidden + unit] = new[s]
+                    saved_states[here, s * hidden + unit] = new[s]
             for s in range(state_count):
                 states[s, b, unit] = new[s]
             outputs[here, column + unit] = new[0]
@@ -88,19 +88,19 @@ def backward(cell: Cell, dtype: str):
     initial, dstates : arrays (S, B, H)
         The initial states; the gradients of the states after the step in, of those before it by the direct
         paths out.
-    sums, doutputs, kept, outputs
+    sums, doutputs, saved_states, outputs
         As in ``scan.backward``.
     """
     number = number_type(dtype)
-    slots, state_count = cell.slots, len(cell.states)
+    sum_count, state_count = cell.sum_count, len(cell.states)
     step = device(cell.backward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @cuda.jit
     def step_backward(
-        first, count, column, before, from_before, initial, dstates, sums, doutputs, kept, outputs
+        first, count, column, before, from_before, initial, dstates, sums, doutputs, saved_states, outputs
     ):
-        saved = cuda.local.array(slots, number)
+        saved = cuda.local.array(sum_count, number)
         previous = cuda.local.array(state_count, number)
         new = cuda.local.array(state_count, number)
         own = cuda.local.array(state_count, number)
@@ -109,13 +109,13 @@ def backward(cell: Cell, dtype: str):
         if thread < count * hidden:
             b, unit = thread // hidden, thread % hidden
             here = first + b
-            for s in range(slots):
+            for s in range(sum_count):
                 saved[s] = sums[here, s * hidden + unit]
-            previous[0], new[0] = kept[here, unit], outputs[here, column + unit]
+            previous[0], new[0] = saved_states[here, unit], outputs[here, column + unit]
             for s in range(1, state_count):
-                new[s] = kept[here, s * hidden + unit]
+                new[s] = saved_states[here, s * hidden + unit]
                 if b < from_before:
-                    previous[s] = kept[before + b, s * hidden + unit]
+                    previous[s] = saved_states[before + b, s * hidden + unit]
                 else:
                     previous[s] = initial[s, b, unit]
             for s in range(state_count):
@@ -124,7 +124,7 @@ def backward(cell: Cell, dtype: str):
             made, direct = step(
                 sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
             )
-            for s in range(slots):
+            for s in range(sum_count):
                 sums[here, s * hidden + unit] = made[s]
             for s in range(state_count):
                 dstates[s, b, unit] = direct[s]

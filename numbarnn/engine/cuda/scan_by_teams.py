@@ -51,29 +51,29 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
     zero = np.dtype(dtype).type(0.0)
     threads, lanes, padded, run = plan.threads, plan.lanes, plan.padded, plan.run
     lane_bits = lanes.bit_length() - 1
-    slots, window, state_count = cell.slots, cell.window, len(cell.states)
-    apart, slots_of_lane = slots - window, -(-slots // lanes)
-    sums_width, kept_width, both = slots * hidden, state_count * hidden, 2 * padded
+    sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
+    split_count, sums_of_lane = sum_count - product_width, -(-sum_count // lanes)
+    sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * padded
     input_gate, recurrent_gate = constant_of(cell.input_gates), constant_of(cell.recurrent_gates)
     step = device(cell.forward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
     arrive, wait = meeting_of(blocks)
     held_numbers, fetch, put = exchange_of(plan, hidden, dtype, 1)
 
     @kernel_for(threads)
     def team_forward(
-        meetings, teams, offset, lengths, direction, column, width, keep, has_bias, weight, input_bias,
-        recurrent_bias, states, sums, outputs, kept,
+        meetings, teams, offset, lengths, direction, column, width, save, has_bias, weight, input_bias,
+        recurrent_bias, states, sums, outputs, saved_states,
     ):  # fmt: skip
         h = cuda.shared.array(both, number)
         row_of = cuda.shared.array(KNOWN, types.int32)
         length_of = cuda.shared.array(MOST_ROWS, types.int32)
         far = cuda.shared.array(0, far_number)
         held = cuda.local.array(held_numbers, number)
-        total = cuda.local.array(slots, number)
+        total = cuda.local.array(sum_count, number)
         own = cuda.local.array(state_count, number)
-        coming = cuda.local.array(slots_of_lane, number)
-        own_bias = cuda.local.array(slots_of_lane, number)
+        coming = cuda.local.array(sums_of_lane, number)
+        own_bias = cuda.local.array(sums_of_lane, number)
         thread = cuda.threadIdx.x
         lane, local_unit = thread & (lanes - 1), thread >> lane_bits
         team, member = cuda.blockIdx.x // blocks, cuda.blockIdx.x % blocks
@@ -96,13 +96,13 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
                 row_of[_slot_of(n, thread)] = _row(offset, length_here, n, place_here, direction)
             if length_here > 2:
                 row_here = _row(offset, length_here, 2, place_here, direction)
-        for q in range(slots_of_lane):
+        for q in range(sums_of_lane):
             own_bias[q] = coming[q] = zero
             slot = lane + q * lanes
-            if has_bias and slot < window:
+            if has_bias and slot < product_width:
                 own_bias[q] = load(input_bias, input_gate(slot) * hidden + unit)
-            if has_bias and apart <= slot < slots:
-                own_bias[q] += load(recurrent_bias, recurrent_gate(slot - apart) * hidden + unit)
+            if has_bias and split_count <= slot < sum_count:
+                own_bias[q] += load(recurrent_bias, recurrent_gate(slot - split_count) * hidden + unit)
         cuda.syncthreads()
 
         near = take_near(weight, unit, lane)
@@ -116,8 +116,8 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
                 if n + 3 < length_here:
                     row_here = _row(offset, length_here, n + 3, place_here, direction)
             row, of_row = load(row_of, _slot_of(n, r)), (team + r * teams) * hidden
-            for q in range(slots_of_lane):
-                if lane + q * lanes < window:
+            for q in range(sums_of_lane):
+                if lane + q * lanes < product_width:
                     coming[q] = load(sums, row * sums_width + own_column + q * lanes * hidden)
             before = initial if n == 0 else present
             for s in range(1, state_count):
@@ -142,11 +142,11 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
             own[0] = load(h, begin + unit)
             products = multiply(near, far, thread, h, begin + lane * run)
             begin = padded - begin
-            for s in range(slots):
+            for s in range(sum_count):
                 total[s] = coming[s // lanes] + own_bias[s // lanes] if s % lanes == lane else zero
-            for g in range(window):
-                total[apart + g] += products[g]
-            for s in range(slots):
+            for g in range(product_width):
+                total[split_count + g] += products[g]
+            for s in range(sum_count):
                 total[s] = _add_lanes(total[s], lanes)
             saved, new = step(sums_tuple(total), states_tuple(own))
             if is_unit and lane == 0:
@@ -155,18 +155,18 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
                     store(states, present + s * after_state + of_row + unit, new[s])
             if next_r == 0 and running > 0:
                 arrive(meetings, team)
-            if is_unit and keep:
-                for q in range(slots_of_lane):
-                    if lane + q * lanes < slots:
+            if is_unit and save:
+                for q in range(sums_of_lane):
+                    if lane + q * lanes < sum_count:
                         store(
                             sums, row * sums_width + own_column + q * lanes * hidden,
                             pick(saved, lane + q * lanes),
                         )  # fmt: skip
                 if lane == 0:
-                    store(kept, row * kept_width + unit, own[0])
+                    store(saved_states, row * saved_width + unit, own[0])
                 for s in range(1, state_count):
                     if s % lanes == lane:
-                        store(kept, row * kept_width + s * hidden + unit, new[s])
+                        store(saved_states, row * saved_width + s * hidden + unit, new[s])
             n, r = next_n, next_r
 
     return team_forward
@@ -186,25 +186,25 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
     zero = np.dtype(dtype).type(0.0)
     threads, lanes, padded, run = plan.threads, plan.lanes, plan.padded, plan.run
     lane_bits = lanes.bit_length() - 1
-    slots, window, state_count = cell.slots, cell.window, len(cell.states)
-    apart, slots_of_lane = slots - window, -(-slots // lanes)
-    sums_width, kept_width, both = slots * hidden, state_count * hidden, 2 * window * padded
+    sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
+    split_count, sums_of_lane = sum_count - product_width, -(-sum_count // lanes)
+    sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * product_width * padded
     step = device(cell.backward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
     arrive, wait = meeting_of(blocks)
-    held_numbers, fetch, put = exchange_of(plan, hidden, dtype, window)
+    held_numbers, fetch, put = exchange_of(plan, hidden, dtype, product_width)
 
     @kernel_for(threads)
     def team_backward(
-        meetings, teams, offset, lengths, direction, column, width, weight, states, sums, doutputs, kept,
-        outputs, dstates,
+        meetings, teams, offset, lengths, direction, column, width, weight, states, sums, doutputs,
+        saved_states, outputs, dstates,
     ):  # fmt: skip
         dsums = cuda.shared.array(both, number)
         row_of = cuda.shared.array(KNOWN, types.int32)
         length_of = cuda.shared.array(MOST_ROWS, types.int32)
         far = cuda.shared.array(0, far_number)
         held = cuda.local.array(held_numbers, number)
-        saved = cuda.local.array(slots, number)
+        saved = cuda.local.array(sum_count, number)
         previous = cuda.local.array(state_count, number)
         new = cuda.local.array(state_count, number)
         own = cuda.local.array(state_count, number)
@@ -250,16 +250,16 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
             row, dh = np.int32(0), zero
             if n < length:
                 row = load(row_of, _slot_of(n, r))
-                for s in range(slots):
+                for s in range(sum_count):
                     saved[s] = load(sums, row * sums_width + s * hidden + unit)
                 new[0] = load(outputs, row * width + column + unit)
-                previous[0] = load(kept, row * kept_width + unit)
+                previous[0] = load(saved_states, row * saved_width + unit)
                 dh = load(doutputs, row * width + column + unit)
                 for s in range(1, state_count):
-                    new[s] = load(kept, row * kept_width + s * hidden + unit)
+                    new[s] = load(saved_states, row * saved_width + s * hidden + unit)
                     if n + 1 < length:
                         row_before = load(row_of, _slot_of(n + 1, r))
-                        previous[s] = load(kept, row_before * kept_width + s * hidden + unit)
+                        previous[s] = load(saved_states, row_before * saved_width + s * hidden + unit)
                     else:
                         previous[s] = load(states, initial + s * after_state + of_row + unit)
             after = final if n == 0 else initial
@@ -267,7 +267,9 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
                 own[s] = load(dstates, after + s * after_state + of_row + unit)
             if meets:
                 wait(meetings, team, n)
-                fetch(sums, load(row_of, _slot_of(n - 1, 0)) * sums_width + apart * hidden, thread, held)
+                fetch(
+                    sums, load(row_of, _slot_of(n - 1, 0)) * sums_width + split_count * hidden, thread, held
+                )
             put(held, thread, dsums, begin)
             cuda.syncthreads()
             next_n, next_r = n, r + 1
@@ -278,12 +280,12 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
                     running -= 1
                     shortest = load(length_of, max(running - 1, 0))
             elif n > 0:
-                first = load(row_of, _slot_of(n - 1, next_r)) * sums_width + apart * hidden
+                first = load(row_of, _slot_of(n - 1, next_r)) * sums_width + split_count * hidden
                 fetch(sums, first, thread, held)
             products = multiply(near, far, thread, dsums, begin + lane * run)
-            begin = window * padded - begin
+            begin = product_width * padded - begin
             partial = products[0]
-            for g in range(1, window):
+            for g in range(1, product_width):
                 partial += products[g]
             own[0] += _add_lanes(partial, lanes)
             if n < length:
@@ -292,8 +294,8 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
                     sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
                 )
                 if is_unit:
-                    for q in range(slots_of_lane):
-                        if lane + q * lanes < slots:
+                    for q in range(sums_of_lane):
+                        if lane + q * lanes < sum_count:
                             store(
                                 sums, row * sums_width + (lane + q * lanes) * hidden + unit,
                                 pick(made, lane + q * lanes),

@@ -26,15 +26,15 @@ def advance(cell: Cell, dtype: str):
     """
     number = number_type(dtype)
     nan = np.dtype(dtype).type(np.nan)
-    slots, window, state_count = cell.slots, cell.window, len(cell.states)
-    apart = slots - window
+    sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
+    split_count = sum_count - product_width
     step = device(cell.forward)
-    sums_tuple, states_tuple = TUPLES[slots], TUPLES[state_count]
+    sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @device
     def advance_block(weights, x, states):
         new_h = cuda.shared.array(MOST_UNITS, number)
-        total = cuda.local.array(slots, number)
+        total = cuda.local.array(sum_count, number)
         own = cuda.local.array(state_count, number)
         inputs, hidden = weights.input.shape[0], weights.recurrent.shape[0]
         h = states[0]
@@ -47,16 +47,16 @@ def advance(cell: Cell, dtype: str):
             cuda.syncthreads()
             return
         for unit in range(cuda.threadIdx.x, hidden, cuda.blockDim.x):
-            for s in range(slots):
+            for s in range(sum_count):
                 total[s] = weights.bias[s * hidden + unit]
             for k in range(inputs):
                 x_k = x[k]
-                for g in range(window):
+                for g in range(product_width):
                     total[g] += weights.input[k, g * hidden + unit] * x_k
             for k in range(hidden):
                 h_k = h[k]
-                for g in range(window):
-                    total[apart + g] += weights.recurrent[k, g * hidden + unit] * h_k
+                for g in range(product_width):
+                    total[split_count + g] += weights.recurrent[k, g * hidden + unit] * h_k
             own[0] = h[unit]
             if state_count > 1:
                 own[1] = states[1][unit]

@@ -39,7 +39,7 @@ class Team(NamedTuple):
 
     def fits(self, cell: Cell, dtype: str, shared_memory: int) -> bool:
         """Whether a block can have so many threads and so much shared memory."""
-        vectors = 2 * cell.window * self.plan.padded * np.dtype(dtype).itemsize
+        vectors = 2 * cell.product_width * self.plan.padded * np.dtype(dtype).itemsize
         static = vectors + TABLE_BYTES
         return (
             self.plan.threads <= MOST_THREADS
@@ -76,7 +76,7 @@ def team_for(
         if not teams:
             continue
         best = max(teams, key=lambda team: team.plan.near_pieces / team.plan.runs)
-        if 2 * best.plan.near_pieces >= best.plan.runs * cell.window:
+        if 2 * best.plan.near_pieces >= best.plan.runs * cell.product_width:
             return best
         smallest = smallest or best
     return smallest

@@ -66,7 +66,7 @@ def plan_with_lanes(
     size, run = np.dtype(dtype).itemsize, run_of(dtype)
     threads = -(-(units or hidden) * lanes // WARP) * WARP
     runs = -(-hidden // (lanes * run))
-    pieces = runs * cell.window
+    pieces = runs * cell.product_width
     room = registers_of(threads) * REGISTER_BYTES // size - others
     near = min(pieces, max(0, room) // run)
     far = (pieces - near) * run * threads * np.dtype(weight_dtype or dtype).itemsize
@@ -118,11 +118,11 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
     """
     gates, square = cell.recurrent_gates, hidden * hidden
     unit_stride, k_stride = (1, hidden) if transposed else (hidden, 1)
-    layout = _Layout(plan, cell.window, plan.padded if transposed else 0)
+    layout = _Layout(plan, cell.product_width, plan.padded if transposed else 0)
     number, rounded = np.dtype(dtype).type, np.dtype(weight_dtype or dtype).type
     zero = number(0.0)
     lanes, run, runs, threads, near_pieces = plan.lanes, plan.run, plan.runs, plan.threads, plan.near_pieces
-    window, whole = cell.window, plan.padded == hidden
+    product_width, whole = cell.product_width, plan.padded == hidden
     first_of_gate = constant_of([gate * square for gate in gates])
 
     @device
@@ -133,16 +133,16 @@ def on_chip(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, plan:
 
     @device
     def put_far(weight, unit, lane, thread, far):
-        for piece in range(near_pieces, runs * window):
+        for piece in range(near_pieces, runs * product_width):
             for j in range(run):
                 place = ((piece - near_pieces) * threads + thread) * run + j
-                far[place] = weight_of(weight, unit, lane, piece // window, piece % window, j)
+                far[place] = weight_of(weight, unit, lane, piece // product_width, piece % product_width, j)
 
     if SIMULATED:
 
         def near(weight, unit, lane):
             return [
-                number(weight_of(weight, unit, lane, piece // window, piece % window, j))
+                number(weight_of(weight, unit, lane, piece // product_width, piece % product_width, j))
                 for piece in range(near_pieces)
                 for j in range(run)
             ]
@@ -166,13 +166,13 @@ class _Layout(NamedTuple):
     """The plan of a product; `gate_stride`: numbers from the vector of one gate to that of the next."""
 
     plan: Plan
-    window: int
+    product_width: int
     gate_stride: int
 
     @property
     def chains(self) -> int:
         """Sums of each gate."""
-        return max(1, min(self.plan.run, CHAINS // self.window))
+        return max(1, min(self.plan.run, CHAINS // self.product_width))
 
 
 def _near(layout: _Layout, gates, hidden: int, strides: tuple[int, int], number, rounded):
@@ -196,7 +196,7 @@ def _near(layout: _Layout, gates, hidden: int, strides: tuple[int, int], number,
             of_lane = builder.mul(lane_index, wide(plan.run))
             values = [llvm_number(0.0)] * count
             for at in range(plan.near_pieces * plan.run):
-                (i, g), j = divmod(at // plan.run, layout.window), at % plan.run
+                (i, g), j = divmod(at // plan.run, layout.product_width), at % plan.run
                 k = builder.add(of_lane, wide(i * plan.lanes * plan.run + j))
                 inside = builder.icmp_signed("<", k, wide(hidden))
                 k = builder.select(inside, k, wide(hidden - 1))
@@ -215,12 +215,12 @@ def _near(layout: _Layout, gates, hidden: int, strides: tuple[int, int], number,
 
 def _multiply(layout: _Layout):
     """The function that multiplies a lane's runs of a vector by its weights, without a loop."""
-    plan, window = layout.plan, layout.window
+    plan, product_width = layout.plan, layout.product_width
 
     @intrinsic
     def multiply(typingctx, near, far, thread, vector, first):
         number = vector.dtype
-        result = types.UniTuple(number, window)
+        result = types.UniTuple(number, product_width)
 
         def codegen(context, builder, signature, arguments):
             wide = ir.IntType(64)
@@ -230,9 +230,9 @@ def _multiply(layout: _Layout):
                 for value, kind in zip(arguments, signature.args, strict=True)
             )
             of_thread = builder.mul(thread_index, wide(plan.run))
-            sums = [[llvm_number(0.0)] * layout.chains for _ in range(window)]
-            for piece in range(plan.runs * window):
-                i, g = divmod(piece, window)
+            sums = [[llvm_number(0.0)] * layout.chains for _ in range(product_width)]
+            for piece in range(plan.runs * product_width):
+                i, g = divmod(piece, product_width)
                 if g == 0 or layout.gate_stride > 0:
                     index = wide(g * layout.gate_stride + i * plan.lanes * plan.run)
                     index = builder.add(first_index, index)
@@ -267,10 +267,10 @@ def _fused(builder, number, a, b, c):
 
 def _multiply_simulated(layout: _Layout, near, far, thread, vector, first):
     """`_multiply` in Python."""
-    plan, window = layout.plan, layout.window
-    sums = [[vector.dtype.type(0.0)] * layout.chains for _ in range(window)]
-    for piece in range(plan.runs * window):
-        i, g = divmod(piece, window)
+    plan, product_width = layout.plan, layout.product_width
+    sums = [[vector.dtype.type(0.0)] * layout.chains for _ in range(product_width)]
+    for piece in range(plan.runs * product_width):
+        i, g = divmod(piece, product_width)
         for j in range(plan.run):
             value = vector[first + g * layout.gate_stride + i * plan.lanes * plan.run + j]
             if piece < plan.near_pieces:

@@ -176,7 +176,7 @@ def backward_stateless(layer: Any, dy: Any) -> Any:
     packed = to_packed(flat, form) if out_form is form else flat[run.rows.order]
     dx = run.prepare_backward(packed, need_dx=not layer.takes_tokens)
     run.backward()
-    run.hand_out_gradients()
+    run.export_gradients()
     layer.release_pass()
     return None if dx is None else in_form(to_flat(dx, form), form)
 

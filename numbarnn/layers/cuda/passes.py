@@ -116,7 +116,7 @@ class CudaPass(Pass):
         padded_rows[:, :columns] = on_host(matrix)
         return padded_rows
 
-    def hand_out_gradients(self):
+    def export_gradients(self):
         self.parameters.gradients_are_new = True
 
     def begin(self, layout: Layout, operations: int = 0) -> None:

@@ -16,7 +16,7 @@ from numbarnn.engine.cuda import teams as cuda_teams
 from numbarnn.engine.cuda import weights as cuda_weights
 from numbarnn.engine.cuda.arrays import arrays, on_host
 from numbarnn.engine.cuda.device import blocks_together, shared_memory
-from numbarnn.engine.cuda.launch import Series, launch, launch_each, place_of
+from numbarnn.engine.cuda.launch import CapturedLaunches, buffer_key, launch, launch_each
 from numbarnn.engine.cuda.matmul import multiply
 from numbarnn.engine.cuda.pointwise import drop, order_states
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
@@ -24,7 +24,7 @@ from numbarnn.engine.random import seed_of
 from numbarnn.engine.rows import first_fault
 from numbarnn.layers.cuda.passes import CudaBuffers, CudaPass, Rows, sum_rows, to_flat, to_packed
 from numbarnn.layers.cuda.runs import Run, runs_of
-from numbarnn.sequences.reading import BatchForm as Form
+from numbarnn.sequences.reading import BatchForm
 
 
 class CudaDirection:
@@ -62,7 +62,7 @@ class CudaDirection:
         self.dtype = self.weight_hh.dtype
         self.hidden = self.weight_hh.shape[1]
         self.input_runs = runs_of(cell.input_gates, 0)
-        self.recurrent_runs = runs_of(cell.recurrent_gates, cell.slots - cell.window)
+        self.recurrent_runs = runs_of(cell.recurrent_gates, cell.sum_count - cell.product_width)
         self.buffers = CudaBuffers(self.dtype)
         # The kernels of a whole scan are those of these.
         self.kind = cell, self.hidden, str(self.dtype), "float16" if precision == "float16" else None
@@ -82,14 +82,14 @@ class CudaDirection:
 
     def _add_up_biases(self) -> None:
         """The bias of each slot, from those of the parameters."""
-        self.bias = self.buffers.matrix("bias", 1, self.cell.slots * self.hidden)[0]
+        self.bias = self.buffers.matrix("bias", 1, self.cell.sum_count * self.hidden)[0]
         if self.bias_ih.size > 0:
             self.bias[...] = 0.0
             for runs, values in ((self.input_runs, self.bias_ih), (self.recurrent_runs, self.bias_hh)):
                 for run in runs:
                     self.bias[run.of_sums(self.hidden)] += values[run.of_parameter(self.hidden)]
 
-    def forward(self, x: Any, rows: Rows, states: Any, outputs: Any, keep: bool) -> None:
+    def forward(self, x: Any, rows: Rows, states: Any, outputs: Any, save: bool) -> None:
         """All time steps of all rows.
 
         Parameters
@@ -102,30 +102,32 @@ class CudaDirection:
             Initial states in, final states out.
         outputs : array (N, D * H)
             h, out, in the columns of this direction.
-        keep : bool
+        save : bool
             Whether `backward` will follow.
         """
         hidden = self.hidden
         self.x, self.rows, self.states, self.outputs = x, rows, states, outputs
-        self.sums = self.buffers.matrix("sums", len(x), self.cell.slots * hidden)
-        self.kept = self.buffers.matrix("kept", len(x) if keep else 0, len(self.cell.states) * hidden)
+        self.sums = self.buffers.matrix("sums", len(x), self.cell.sum_count * hidden)
+        self.saved_states = self.buffers.matrix(
+            "saved_states", len(x) if save else 0, len(self.cell.states) * hidden
+        )
         for run in self.input_runs:
             weight = self.weight_ih[run.of_parameter(hidden)]
             self._multiply(x, weight.T, self.sums[:, run.of_sums(hidden)])
         if self.fits:
             launch(
                 scan_cuda.forward(*self.kind), rows.layout.rows, self.plan.threads, self.plan.shared_bytes,
-                rows.offset, rows.lengths, self.direction, self.direction * hidden, outputs.shape[1], keep,
+                rows.offset, rows.lengths, self.direction, self.direction * hidden, outputs.shape[1], save,
                 self.bias_ih.size > 0, self.weight_hh, self.bias_ih, self.bias_hh, states, self.sums, outputs,
-                self.kept,
+                self.saved_states,
             )  # fmt: skip
         elif self._takes_a_team():
             self._launch_teams(
-                teams_cuda.forward, outputs.shape[1], keep, self.bias_ih.size > 0, self.weight_hh,
-                self.bias_ih, self.bias_hh, states, self.sums, outputs, self.kept,
+                teams_cuda.forward, outputs.shape[1], save, self.bias_ih.size > 0, self.weight_hh,
+                self.bias_ih, self.bias_hh, states, self.sums, outputs, self.saved_states,
             )  # fmt: skip
         else:
-            self._forward_by_steps(keep)
+            self._forward_by_steps(save)
 
     def _takes_a_team(self) -> bool:
         """Whether teams of blocks go through the present batch."""
@@ -145,9 +147,9 @@ class CudaDirection:
     def _product_of_steps(self) -> Any:
         """Room for the recurrent product of a step."""
         rows = self.rows.layout.rows
-        return self.buffers.matrix("product", rows, self.cell.window * self.hidden)
+        return self.buffers.matrix("product", rows, self.cell.product_width * self.hidden)
 
-    def _forward_by_steps(self, keep: bool) -> None:
+    def _forward_by_steps(self, save: bool) -> None:
         self._add_up_biases()
         hidden, layout, product = self.hidden, self.rows.layout, self._product_of_steps()
         running = self.states[scan_cuda.LAST]
@@ -159,13 +161,15 @@ class CudaDirection:
                 weight = self.weight_hh[run.of_parameter(hidden)]
                 self._multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
             launch_each(
-                kernel, count * hidden, first, count, self.direction * hidden, keep, self.bias, running,
-                product, self.sums, self.outputs, self.kept,
+                kernel, count * hidden, first, count, self.direction * hidden, save, self.bias, running,
+                product, self.sums, self.outputs, self.saved_states,
             )  # fmt: skip
 
     def _of_product(self, run: Run) -> slice:
         """The columns of a run among the recurrent sums."""
-        return run._replace(slot=run.slot - (self.cell.slots - self.cell.window)).of_sums(self.hidden)
+        return run._replace(slot=run.slot - (self.cell.sum_count - self.cell.product_width)).of_sums(
+            self.hidden
+        )
 
     def backward(self, doutputs: Any, dstates: Any, dx: Any) -> None:
         """The latest `forward` undone; it fills in the gradients of the parameters.
@@ -184,12 +188,12 @@ class CudaDirection:
                 scan_cuda.backward(*self.kind), self.rows.layout.rows, self.plan.threads,
                 self.plan.shared_bytes, self.rows.offset, self.rows.lengths, self.direction,
                 self.direction * self.hidden, doutputs.shape[1], self.weight_hh, self.states, self.sums,
-                doutputs, self.kept, self.outputs, dstates,
+                doutputs, self.saved_states, self.outputs, dstates,
             )  # fmt: skip
         elif self._takes_a_team():
             self._launch_teams(
                 teams_cuda.backward, doutputs.shape[1], self.weight_hh, self.states, self.sums, doutputs,
-                self.kept, self.outputs, dstates,
+                self.saved_states, self.outputs, dstates,
             )  # fmt: skip
         else:
             self._backward_by_steps(doutputs, dstates)
@@ -209,7 +213,7 @@ class CudaDirection:
             launch_each(
                 kernel, count * hidden, first, count, self.direction * hidden,
                 int(layout.offset[max(before, 0)]), from_before, self.states[scan_cuda.FIRST], running,
-                sums, doutputs, self.kept, self.outputs,
+                sums, doutputs, self.saved_states, self.outputs,
             )  # fmt: skip
             for run in self.recurrent_runs:
                 dsums = sums[first : first + count, run.of_sums(hidden)]
@@ -219,7 +223,7 @@ class CudaDirection:
     def _parameter_gradients(self, dx: Any) -> None:
         hidden, sums = self.hidden, self.sums
         weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
-        h_before, same_sums = self.kept[:, :hidden], not self.cell.split
+        h_before, same_sums = self.saved_states[:, :hidden], not self.cell.split
         for runs, factor, weight, bias in (
             (self.input_runs, self.x, weight_ih, bias_ih),
             (self.recurrent_runs, h_before, weight_hh, bias_hh),
@@ -252,11 +256,11 @@ class RecurrentCuda(CudaPass):
             for k, arrays_of_one in enumerate(zip(values, gradients, strict=True))
         ]
         self.width = layer.directions * layer.hidden_size
-        self.forward_series, self.backward_series = Series(), Series()
+        self.forward_series, self.backward_series = CapturedLaunches(), CapturedLaunches()
         self._zeros: dict[str, Any] = {}  # arrays of states that hold the zeros with which a pass begins
 
     @property
-    def draws(self):
+    def needs_seed(self):
         return self.training and self.layer.num_layers > 1 and self.layer.dropout > 0.0
 
     def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
@@ -292,7 +296,7 @@ class RecurrentCuda(CudaPass):
         dx = self.prepare_backward(to_packed(flat_dy, form, dy), need_dx)
         self._put_states(dfinal_state, "dstates", self.dstates[:, scan_cuda.LAST])
         self.backward()
-        self.hand_out_gradients()
+        self.export_gradients()
         return to_flat(dx, form) if need_dx else None, self._in_order(self.dstates, scan_cuda.FIRST)
 
     def _put_states(self, given, key, states):
@@ -329,7 +333,8 @@ class RecurrentCuda(CudaPass):
 
     def _all_states(self, key):
         """Zeros for the states of all layers and directions, or their gradients, that a pass begins with, and
-        room for those that it ends with; where they lie stays the same, for the sake of a `Series`."""
+        room for those that it ends with; where they lie stays the same, so that
+        launches can be captured."""
         layer = self.layer
         shape = (len(self.numbers), 2, len(layer.cell.states), self.layout.rows, layer.hidden_size)
         matrix = self.buffers.matrix(key, math.prod(shape[:-1]), shape[-1])
@@ -340,7 +345,9 @@ class RecurrentCuda(CudaPass):
 
     def forward(self):
         # Dropout draws other numbers each time.
-        self._run(self.forward_series, self._all_levels, (self.x, self.states, *self.outputs), self.draws)
+        self._run(
+            self.forward_series, self._all_levels, (self.x, self.states, *self.outputs), self.needs_seed
+        )
 
     def _run(self, series, work, moving, new_each_time):
         """Launch `work`, or replay it where it did the same before on the same arrays."""
@@ -349,7 +356,7 @@ class RecurrentCuda(CudaPass):
             return
         arrays_of_all = (self.parameters.flat_values, self.parameters.flat_gradients, *moving)
         own = sum(one.buffers.nbytes for one in self.numbers) + self.buffers.nbytes
-        series.run(work, (self.layout, self.sequence, own, *map(place_of, arrays_of_all)))
+        series.run(work, (self.layout, self.sequence, own, *map(buffer_key, arrays_of_all)))
 
     def _all_levels(self):
         layer, inputs = self.layer, self.x
@@ -368,7 +375,7 @@ class RecurrentCuda(CudaPass):
 
     def _drops(self, level):
         """Whether the outputs of a level go through dropout."""
-        return self.draws and level < self.layer.num_layers - 1
+        return self.needs_seed and level < self.layer.num_layers - 1
 
     def _drop(self, level, x, y):
         rows, rate = self.rows, self.layer.dropout
@@ -392,7 +399,7 @@ class RecurrentCuda(CudaPass):
             self._zeros.pop("dstates", None)  # the gradient of the outputs is added there
         moving = (self.x, self.dy, self.states, self.dstates, *self.outputs)
         wanted = (array for array in self.dinputs if array is not None)
-        self._run(self.backward_series, self._all_levels_backward, (*moving, *wanted), self.draws)
+        self._run(self.backward_series, self._all_levels_backward, (*moving, *wanted), self.needs_seed)
 
     def _all_levels_backward(self):
         layer = self.layer
@@ -419,7 +426,7 @@ class RecurrentCuda(CudaPass):
         return range(level * self.layer.directions, (level + 1) * self.layer.directions)
 
 
-def _fault_in(form: Form, flat: np.ndarray, states: tuple[np.ndarray, ...]) -> int:
+def _fault_in(form: BatchForm, flat: np.ndarray, states: tuple[np.ndarray, ...]) -> int:
     """The first row of the caller's matrix that is not finite, or which state is not; see `forward_on`."""
     fault = first_fault(flat, form.starts, form.lengths)
     for s, state in enumerate(states):

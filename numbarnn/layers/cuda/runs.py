@@ -39,12 +39,12 @@ def weights_of_steps(layer: Any) -> Any:
     """The weights of a layer for the step functions in the user's kernels; see ``step_cuda.py``."""
     cell, hidden = layer.cell, layer.hidden_size
     weight_ih, weight_hh, *biases = layer.direction_values[0]
-    size = cell.slots * hidden
+    size = cell.sum_count * hidden
     bias = np.zeros(size, layer.dtype)
     parts = []
     for weight, gates, first_slot, own_bias in (
         (weight_ih, cell.input_gates, 0, biases[0]),
-        (weight_hh, cell.recurrent_gates, cell.slots - cell.window, biases[1]),
+        (weight_hh, cell.recurrent_gates, cell.sum_count - cell.product_width, biases[1]),
     ):
         runs = runs_of(gates, 0)
         parts.append(np.concatenate([weight[run.of_parameter(hidden)] for run in runs]).T)

@@ -68,7 +68,7 @@ class DropoutCuda(CudaPass, DropoutPass):
         self._drop_into(self.dy, self.dx)
 
     def _drop_into(self, x, y):
-        if self.draws:
+        if self.needs_seed:
             rows = self.rows
             gpu.drop(rows.offset, rows.lengths, rows.order, x, y, self.layer.rate, self.seed[0])
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from numbarnn.engine.norms import norm_of
 from numbarnn.engine.threads import run
-from numbarnn.training.update_kernels import count_blocks, cuts_of, norm_of, sum_blocks
+from numbarnn.training.update_kernels import count_blocks, cuts_of, sum_blocks
 
 
 class Clipping(NamedTuple):

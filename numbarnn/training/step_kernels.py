@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 from numbarnn.engine.fork import fork
+from numbarnn.engine.norms import norm_of
 from numbarnn.engine.program import FAULT
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.training.update_kernels import norm_of
 
 # Words of the outcome of a step: the weighted sum of the losses, the sum of the scores, the factor of the
 # gradients (1 over the weight), the weight, and the norm of the gradients.

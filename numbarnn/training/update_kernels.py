@@ -77,19 +77,6 @@ def count_blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-@inlined
-def norm_of(block_sums, ends):
-    """The root of the sum of squares of several arrays: blocks ``ends[i]`` to ``ends[i + 1]`` are of array i,
-    and are added up first."""
-    total = 0.0
-    for i in range(ends.size - 1):
-        of_array = 0.0
-        for block in range(ends[i], ends[i + 1]):
-            of_array += block_sums[block]
-        total += of_array
-    return math.sqrt(total)
-
-
 class UpdateKernel:
     """A compiled update: called with the arguments of `Optimizer.update_kernel`, or recorded.
 

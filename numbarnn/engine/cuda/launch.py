@@ -114,12 +114,17 @@ class Launcher:
 _launchers: dict[tuple[Any, ...], Launcher] = {}
 
 
+def _writeable(value: Any) -> Any:
+    """An argument for the simulator, which writes all arrays back, also those that a kernel only reads."""
+    return value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
+
+
 def launch(
     kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any, together: bool = False
 ) -> None:
     """Run a kernel; arrays are those of `arrays`. `together`: its blocks wait for one another."""
     if SIMULATED:
-        kernel[blocks, threads, 0, shared_bytes](*arguments)
+        kernel[blocks, threads, 0, shared_bytes](*map(_writeable, arguments))
         return
     xp = arrays()
     described: list[Described] = []

@@ -25,7 +25,7 @@ from numba.np import numpy_support
 from ptx_interpreter import GlobalMemory, Kernel
 
 # Buffers of a layer that count on the zeros of new memory.
-READ_UNWRITTEN = ("bias", "nothing")
+READ_UNWRITTEN = ("bias", "nothing", "zeros")
 # The numbers that an array becomes: two of an owner that is not there, then these, its shape and its strides.
 SIZE, ITEMSIZE, POINTER, SHAPE = range(2, 6)
 
@@ -257,7 +257,8 @@ def install(capability: tuple[int, int]) -> FakeGPU:
         before = buffers._arrays.get(key)
         view = Buffers.matrix(buffers, key, rows, columns)
         array = buffers._arrays[key]
-        if array is not before and key not in READ_UNWRITTEN:
+        name = key[0] if isinstance(key, tuple) else key
+        if array is not before and name not in READ_UNWRITTEN:
             fake_cupy.fill(array)
         return view
 

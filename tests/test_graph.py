@@ -114,7 +114,12 @@ def gradients_of(model, x, y, order=None):
         on_host, size, batch.targets, batch.weights, 1.0 / batch.total_weight, losses, scores, gradient,
         layout.active, layout.offset, 0, layout.rows,
     )  # fmt: skip
-    dy[...] = gradient[:, : dy.shape[1]]
+    gradient = gradient[:, : dy.shape[1]]
+    if device == "cuda":
+        from numbarnn.engine.cuda.arrays import arrays  # where there is a GPU
+
+        gradient = arrays().asarray(gradient)
+    dy[...] = gradient
     graph.backward()
     graph.export_gradients()
     assert model.device == device

@@ -25,7 +25,8 @@ def cuda_available() -> bool:
     Returns
     -------
     bool
-        True where there is an NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` does not hide, its driver and CuPy.
+        True where there is an NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` does not hide, its driver, CuPy and
+        numba-cuda.
 
     Examples
     --------
@@ -45,7 +46,7 @@ def check_device(device: str) -> str:
     RuntimeError
         If it is "cuda" and there is no GPU.
     ImportError
-        If there is one, and CuPy is missing.
+        If there is one, and CuPy or numba-cuda is missing.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(map(repr, DEVICES))}, not {device!r}")
@@ -56,7 +57,7 @@ def check_device(device: str) -> str:
                 ' numbarnn.cuda_available); device="cpu" works everywhere'
             )
         if not _has_cupy():
-            raise ImportError(f'device="cuda" needs CuPy: {INSTALL}')
+            raise ImportError(f'device="cuda" needs CuPy and numba-cuda: {INSTALL}')
     return device
 
 

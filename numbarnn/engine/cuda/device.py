@@ -1,8 +1,8 @@
 """The one door to ``numba.cuda``: imported where a GPU is asked for, never before.
 
-Both the target that Numba brings and NVIDIA's package numba-cuda will do; with the latter installed the same
-import gives it. Under ``NUMBA_ENABLE_CUDASIM=1`` it is Numba's simulator, which runs the threads of a kernel
-as threads of Python; NumPy's arrays are then those of the GPU.
+On a GPU it is NVIDIA's package numba-cuda: the target that Numba brings cannot ask for shared memory. Under
+``NUMBA_ENABLE_CUDASIM=1`` it is Numba's simulator, which runs the threads of a kernel as threads of Python;
+NumPy's arrays are then those of the GPU.
 """
 
 from collections.abc import Callable
@@ -100,9 +100,7 @@ class CompiledFunction:
         answer = self._binding.cuLaunchKernel(
             self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, 0
         )
-        if answer[0] != self._binding.CUresult.CUDA_SUCCESS:
-            size = f"{blocks} blocks of {threads} threads with {shared_bytes} bytes of shared memory"
-            self._done(answer, f"start {size}")
+        self._check_start(answer, blocks, threads, shared_bytes)
 
     def launch_together(
         self, blocks: int, threads: int, shared_bytes: int, stream: int, arguments: int
@@ -111,6 +109,9 @@ class CompiledFunction:
         answer = self._binding.cuLaunchCooperativeKernel(
             self._handle, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments
         )
+        self._check_start(answer, blocks, threads, shared_bytes)
+
+    def _check_start(self, answer: tuple[Any, ...], blocks: int, threads: int, shared_bytes: int) -> None:
         if answer[0] != self._binding.CUresult.CUDA_SUCCESS:
             size = f"{blocks} blocks of {threads} threads with {shared_bytes} bytes of shared memory"
-            self._done(answer, f"start together {size}")
+            self._done(answer, f"start {size}")

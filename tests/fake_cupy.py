@@ -153,6 +153,8 @@ def empty(*arguments: Any, **options: Any) -> GpuArray:
 
 def function_of_numpy(name: str) -> Any:
     """A function of NumPy for arrays of the GPU."""
+    if name.startswith("__"):  # what the interpreter asks of modules, such as their file
+        raise AttributeError(f"module 'cupy' has no attribute {name!r}")
     function = getattr(np, name)
 
     def call(*arguments: Any, **options: Any) -> Any:

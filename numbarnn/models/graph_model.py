@@ -276,9 +276,9 @@ class GraphModel(Model):
         seed = arguments.seed("seed", seed)
         numbers = {layer: i for i, layer in enumerate(self.layers)}
         for use in self._uses:
-            if use.layer is not None and not use.layer.built:
+            if use.layer is not None:
                 size = sizes[self._wires[use.x]]
-                use.layer.build(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
+                use.layer.build_once(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
 
     def __repr__(self) -> str:
         return f"GraphModel({len(self.inputs)} inputs, {', '.join(map(repr, self.layers))})"

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from numbarnn.engine.guards import READ, WRITE, Guards, Hold
 from numbarnn.layers.base import Layer
 
 
@@ -130,23 +131,41 @@ class LayerCollection(ABC):
         for name, values in parameters.items():
             number, _, short = name.partition(".")
             split[int(number)][short] = values
+        new = []
         for i, layer in enumerate(self.layers):
-            layer.check_parameters(split[i], owner=f"layer {i}: ")
-        for layer, own in zip(self.layers, split, strict=True):
-            layer.set_parameters(own)
+            checked = layer.check_parameters(split[i], owner=f"layer {i}: ")
+            new.append(layer.flatten(checked))  # copies, for they may be views of these very parameters
+        self._write(new)
+
+    def _hold(self) -> Hold:
+        return Hold(Guards(layer.store.guard for layer in self.layers))
+
+    def _write(self, new: Sequence[np.ndarray]) -> None:
+        """Give all layers these parameters, while nobody reads any."""
+        hold = self._hold()
+        try:
+            hold.take(WRITE)
+            for layer, values in zip(self.layers, new, strict=True):
+                layer.count_change()
+                layer.flat_values[...] = values
+        finally:
+            hold.leave()
 
     def snapshot(self) -> list[np.ndarray]:
         """A copy of all parameters, for `restore`."""
-        return [layer.flat_values.copy() for layer in self.layers]
+        hold = self._hold()
+        try:
+            hold.take(READ)
+            return [layer.flat_values.copy() for layer in self.layers]
+        finally:
+            hold.leave()
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""
         sizes = [layer.flat_values.size for layer in self.layers]
         if [np.size(values) for values in snapshot] != sizes:
             raise ValueError(f"snapshot must be one of this model, with parts of {sizes} numbers")
-        for layer, values in zip(self.layers, snapshot, strict=True):
-            layer.flat_values[...] = values
-            layer.version += 1
+        self._write(snapshot)
 
     def count_parameters(self) -> int:
         """How many numbers all parameters hold."""

@@ -88,8 +88,7 @@ class Sequential(Model):
         seed = arguments.seed("seed", seed)
         self._size_of_output(size)
         for i, layer in enumerate(self.layers):
-            if not layer.built:
-                layer.build(size, seed=int(seed_of(seed, 0, i)))
+            layer.build_once(size, seed=int(seed_of(seed, 0, i)))
             size = layer.output_size(size)
 
     @property

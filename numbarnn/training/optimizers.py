@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numbarnn.arguments import fraction, from_registry, nonnegative
+from numbarnn.engine.guards import WRITE, Guards, Hold
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Constant, Schedule, as_schedule
@@ -139,10 +140,17 @@ class Optimizer(ABC):
         layers, state = model.updates_of(self)
         for layer in layers:
             _ = layer.gradients  # those of a GPU are brought to the host
-        values, gradients = zip(*((layer.flat_values, layer.flat_gradients) for layer in layers), strict=True)
-        self.update(state, values, gradients, rate)
-        for layer in layers:
-            layer.version += 1
+        hold = Hold(Guards(layer.store.guard for layer in layers))
+        try:
+            hold.take(WRITE)
+            for layer in layers:
+                layer.count_change()
+            values, gradients = zip(
+                *((layer.flat_values, layer.flat_gradients) for layer in layers), strict=True
+            )
+            self.update(state, values, gradients, rate)
+        finally:
+            hold.leave()
 
 
 @dataclass(frozen=True)

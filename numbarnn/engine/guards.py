@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from types import FrameType
 
 import llvmlite.binding.ffi
 import numpy as np
@@ -35,6 +36,8 @@ TICKET, READ_TURN, WRITE_TURN, CHANGES, PACKED, PACKED_TRANSPOSED = range(6)
 GUARD_WORDS = 8
 # What a `Hold` does.
 READ, WRITE, LET_READERS_IN, LEAVE = range(4)
+WayOut = tuple[np.ndarray, int, np.ndarray]  # arguments of `use_guards`: addresses, what to do, the state
+MOST_NOTES = 256  # of what a thread held, before those of the past are dropped
 # A thread that has waited this often for another one's part of time, about half a millisecond, sleeps.
 YIELDS_BEFORE_SLEEP = 200
 SLEEP_MICROSECONDS = 50
@@ -120,7 +123,7 @@ def end_writing(guard):
 
 
 @kernel
-def _use_guards(addresses, action, held):
+def use_guards(addresses, action, held):
     """Take the guards at these addresses, or leave them; held[0] says how they are held, `LEAVE` if not."""
     for i in range(addresses.size):
         guard = array_at(addresses[i], 1, GUARD_WORDS, addresses)[0]
@@ -138,15 +141,30 @@ def _use_guards(addresses, action, held):
 
 
 class _Mine(threading.local):
-    """What the present thread holds: for the address of each guard, the state of its `Hold`."""
+    """What the present thread holds: for the address of each guard, the `Hold` and its way out."""
 
     def __init__(self) -> None:
-        self.held: dict[int, np.ndarray] = {}
+        self.held: dict[int, tuple[weakref.ref[Hold], WayOut]] = {}
 
     def how(self, address: int) -> int:
         """How a guard is held."""
-        state = self.held.get(address)
-        return LEAVE if state is None else int(state[0])
+        if address not in self.held:
+            return LEAVE
+        reference, way_out = self.held[address]
+        state = way_out[-1]
+        if state[0] != LEAVE:
+            hold = reference()
+            if hold is None or not hold.is_in_use():
+                use_guards(*way_out)
+        return int(state[0])
+
+    def note(self, hold: "Hold", keys: list[int]) -> None:
+        """These guards are in a hold now."""
+        if len(self.held) > MOST_NOTES:
+            self.held = {key: note for key, note in self.held.items() if note[1][-1][0] != LEAVE}
+        note = weakref.ref(hold), hold.way_out
+        for key in keys:
+            self.held[key] = note
 
 
 _mine = _Mine()
@@ -169,7 +187,7 @@ class Guards:
 
     def are_mine(self) -> bool:
         """Whether the present thread holds one of them."""
-        return bool(_mine.held) and any(_mine.how(key) != LEAVE for key in self.keys)
+        return any(_mine.how(key) != LEAVE for key in self.keys)
 
 
 class Hold:
@@ -180,15 +198,25 @@ class Hold:
             hold.take(WRITE)
             ...
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
-    An interrupt may come at any place here: compiled code notes in the hold that it has taken the guards, and
-    a hold that nobody refers to leaves them too. What the thread holds already stays as it is.
+    An interrupt may come at any place here. Compiled code notes in the hold that it has taken the guards; the
+    way out is one call into it, and does nothing where nothing was taken. What the thread holds already
+    stays as it is.
     """
 
     def __init__(self, guards: Guards) -> None:
-        self._guards, self._taken = guards, guards.addresses
-        self._state = np.array([LEAVE])
+        self._guards = guards
+        self.way_out: WayOut = (guards.addresses, LEAVE, np.array([LEAVE]))
+        self._frame = id(sys._getframe(1))
+
+    def is_in_use(self) -> bool:
+        """Whether the call that made it goes on, on this thread. A debugger may have ended it right before
+        its way out."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and id(frame) != self._frame:
+            frame = frame.f_back
+        return frame is not None
 
     def take(self, how: int) -> None:
         """Take the guards, to `READ` or to `WRITE`.
@@ -198,47 +226,47 @@ class Hold:
         RuntimeError
             If the thread itself reads what it wants to write.
         """
-        self._taken = self._guards.addresses
+        taken, keys, (_, _, state) = self._guards.addresses, self._guards.keys, self.way_out
         if self._guards.are_mine():
-            held = [_mine.how(key) for key in self._guards.keys]
+            held = [_mine.how(key) for key in keys]
             if how == WRITE and READ in held:
                 raise RuntimeError("parameters cannot be changed in the midst of a prediction with them")
-            self._taken = self._taken[np.array(held) == LEAVE]
-        _use_guards(self._taken, how, self._state)
-        for key in self._taken.tolist():
-            _mine.held[key] = self._state
+            taken = taken[np.array(held) == LEAVE]
+            keys = taken.tolist()
+        self.way_out = taken, LEAVE, state
+        _mine.note(self, keys)
+        use_guards(taken, how, state)
 
     def let_readers_in(self) -> None:
         """Only read, from now on."""
-        _use_guards(self._taken, LET_READERS_IN, self._state)
-
-    def leave(self) -> None:
-        """Leave what was taken."""
-        _use_guards(self._taken, LEAVE, self._state)
-        for key in self._taken.tolist():
-            _mine.held.pop(key, None)
-
-    def __del__(self) -> None:
-        # Perhaps in another thread: what that one holds is not touched.
-        if self._state[0] != LEAVE:
-            _use_guards(self._taken, LEAVE, self._state)
+        taken, _, state = self.way_out
+        use_guards(taken, LET_READERS_IN, state)
 
 
 # ---- forks of the process --------------------------------------------------------------------------------
 
-_all_guards: "weakref.WeakSet[Guards]" = weakref.WeakSet()
+_all_guards: "list[weakref.ref[Guards]]" = []
 _before_fork: list[Hold] = []
+_tidy_beyond = 1000
 
 
 def register(guards: Guards) -> None:
     """Have guards taken before the process forks: those of one layer."""
-    _all_guards.add(guards)
+    global _tidy_beyond
+    _all_guards.append(weakref.ref(guards))
+    if len(_all_guards) > _tidy_beyond:
+        _all_guards[:] = [other for other in _all_guards if other() is not None]
+        _tidy_beyond = 2 * len(_all_guards) + 1000
+
+
+def _registered() -> list[Guards]:
+    return [guards for guards in [other() for other in _all_guards] if guards is not None]
 
 
 def _prepare_fork() -> None:
     """Wait until nobody changes parameters, compiles or talks to LLVM, and keep all from it."""
-    if getattr(_use_guards, "signatures", True):  # nobody holds anything before it is compiled
-        for guards in list(_all_guards):
+    if getattr(use_guards, "signatures", True):  # nobody holds anything before it is compiled
+        for guards in _registered():
             hold = Hold(guards)
             _before_fork.append(hold)
             hold.take(READ)
@@ -255,17 +283,17 @@ def _release_locks() -> None:
 def _after_fork_in_parent() -> None:
     _release_locks()
     while _before_fork:
-        _before_fork.pop().leave()
+        use_guards(*_before_fork.pop().way_out)
 
 
 def _after_fork_in_child() -> None:
     """Only this thread is left: nobody holds anything."""
     _release_locks()
     _before_fork.clear()
-    for state in _mine.held.values():
+    for _, (_, _, state) in _mine.held.values():
         state[0] = LEAVE
     _mine.held.clear()
-    for guards in list(_all_guards):
+    for guards in _registered():
         for guard in guards.guards:
             guard[:CHANGES] = 0
 

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.devices import check_device, cuda_available
-from numbarnn.engine.guards import CHANGES, READ, WRITE, Hold
+from numbarnn.engine.guards import CHANGES, READ, WRITE, Hold, use_guards
 from numbarnn.layers.latest import Latest
 from numbarnn.layers.parameters import ParameterStore
 from numbarnn.layers.passes import Pass
@@ -272,7 +272,7 @@ class Layer:
             store.count_change()
             store.flat_values[...] = new
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
     def flatten(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """Parameters as `flat_values` holds them, in a copy."""
@@ -285,7 +285,7 @@ class Layer:
             hold.take(READ)
             return self.store.flat_values.copy()
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
     def check_parameters(self, parameters: Mapping[str, Any], owner: str = "") -> dict[str, np.ndarray]:
         """`parameters` as arrays that fit, or a ValueError that names the entry that does not."""
@@ -321,8 +321,8 @@ class Layer:
         return steps
 
     def check_width(self, steps: FlatBatch, store: ParameterStore, name: str = "x") -> None:
-        """Raise a ValueError where an input has not the features that the layer was built for."""
-        if not self.takes_tokens and steps.width() != store.input_size:
+        """Raise a ValueError where an input has not the features that the layer has parameters for."""
+        if store.values and not self.takes_tokens and steps.width() != store.input_size:
             raise ValueError(f"{name} must have {store.input_size} features, not {steps.width()}")
 
     @property

@@ -20,6 +20,7 @@ from numbarnn.engine.guards import (
     Hold,
     make_guard,
     register,
+    use_guards,
 )
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.layers.passes import Pass
@@ -138,15 +139,17 @@ class ParameterStore:
             If another fit has it.
         """
         mine = weakref.ref(fit)
-        if vars(self).setdefault("_fit", mine)() is None:
+        if vars(self).setdefault("_fit", mine) is not mine:
+            self.check_free("fit")
             self._fit = mine  # the other one is gone
-        if self._fit() is not fit:
+        if self._fit is not mine:
             raise RuntimeError(IN_A_FIT.format("fit"))
 
     def check_free(self, what: str) -> None:
         """Raise a RuntimeError where a fit has the layer."""
-        fit = vars(self).get("_fit")
-        if fit is not None and fit() is not None:
+        reference = vars(self).get("_fit")
+        fit = reference and reference()
+        if fit is not None and fit.is_running():
             raise RuntimeError(IN_A_FIT.format(what))
 
     def release(self, fit: Any) -> None:
@@ -160,7 +163,7 @@ def hold_packed(hold: Hold, stores: Sequence[ParameterStore], training: bool) ->
     """Take the guards of stores to read, with all that kernels read up to date."""
     hold.take(READ)
     if not all(store.is_packed(training) for store in stores):
-        hold.leave()
+        use_guards(*hold.way_out)
         hold.take(WRITE)
         for store in stores:
             store.refresh(training)

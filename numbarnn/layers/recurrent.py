@@ -9,7 +9,7 @@ from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.devices import is_on_gpu
-from numbarnn.engine.guards import Hold
+from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros, empty_matrix
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, STATES_IN
 from numbarnn.layers.base import Layer
@@ -344,7 +344,7 @@ class Recurrent(Layer):
             for copy, array in zip(copies, weights, strict=True):
                 copy[...] = array
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         return self.cell.weights(*copies)
 
     def _read_states(self, state: Any, rows: int, name: str) -> tuple[np.ndarray, ...]:

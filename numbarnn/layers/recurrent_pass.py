@@ -6,7 +6,7 @@
 
 from typing import Any
 
-from numbarnn.engine.guards import WRITE, Hold
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.engine.program import (
     ACCESS,
     BACKWARD,
@@ -108,7 +108,7 @@ class RecurrentPass(Pass):
             bindings[GUARD] = NO_GUARD
             return program.run_on(bindings, *arrays)
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
     def reseed(self, seed):
         self.plan.seeds[:] = [seed_of(seed, level) for level in range(self.layer.num_layers)]

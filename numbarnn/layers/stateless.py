@@ -4,7 +4,7 @@ from typing import Any
 
 from numbarnn import arguments
 from numbarnn.devices import is_on_gpu
-from numbarnn.engine.guards import WRITE, Hold
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.base import Layer
 from numbarnn.layers.parameters import hold_packed
 from numbarnn.sequences.reading import (
@@ -63,7 +63,7 @@ class StatelessLayer(Layer):
             run.forward()
             run.read_change = store.packed_change(training)
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
         result = unpack_steps(run.to_host(y), self.output_size(store.input_size), out_form, out_layout)
         self.remember_pass(run, steps.form, layout, out_form, out_layout)
@@ -115,7 +115,7 @@ class StatelessLayer(Layer):
             run.backward()
             run.export_gradients()
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         result = None if dx is None else unpack_steps(run.to_host(dx), store.input_size, form, layout)
         self.release_pass(run)
         return result

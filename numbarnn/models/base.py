@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.guards import Hold
+from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.latest import Latest
@@ -336,7 +336,7 @@ class Model(ConnectedLayers):
                 else:
                     scatter_steps(graph.to_host(y), form.starts[rows], out_layout, flat)
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         return in_form(flat, form)
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbarnn.engine.guards import READ, WRITE, Guards, Hold
+from numbarnn.engine.guards import READ, WRITE, Guards, Hold, use_guards
 from numbarnn.layers.base import Layer
 
 
@@ -137,28 +137,28 @@ class LayerCollection(ABC):
             new.append(layer.flatten(checked))  # copies, for they may be views of these very parameters
         self._write(new)
 
-    def _hold(self) -> Hold:
-        return Hold(Guards(layer.store.guard for layer in self.layers))
+    def _guards(self) -> Guards:
+        return Guards(layer.store.guard for layer in self.layers)
 
     def _write(self, new: Sequence[np.ndarray]) -> None:
         """Give all layers these parameters, while nobody reads any."""
-        hold = self._hold()
+        hold = Hold(self._guards())
         try:
             hold.take(WRITE)
             for layer, values in zip(self.layers, new, strict=True):
                 layer.count_change()
                 layer.flat_values[...] = values
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
     def snapshot(self) -> list[np.ndarray]:
         """A copy of all parameters, for `restore`."""
-        hold = self._hold()
+        hold = Hold(self._guards())
         try:
             hold.take(READ)
             return [layer.flat_values.copy() for layer in self.layers]
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.guards import WRITE, Hold
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.base import Layer
 from numbarnn.layers.parameters import hold_packed
 from numbarnn.sequences.layout import Layout
@@ -69,7 +69,7 @@ class ModelPass:
             graph.forward()
             self._read_changes = [store.packed_change(training) for store in graph.stores]
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         self.form = leading.form if per_step else vector_form(leading.rows)
         self.size = size
         return self._unpack(self.y, size, self.form, self.layout, leading.on_gpu)
@@ -91,7 +91,7 @@ class ModelPass:
             graph.backward()
             graph.export_gradients()
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         if not need_dx:
             return [None for _ in self._samples.parts]
         return [

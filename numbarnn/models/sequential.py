@@ -132,7 +132,7 @@ class Sequential(Model):
     def _size_of_output(self, size: int) -> int:
         """Features of the output for an input of this many, if all layers fit one another."""
         for i, layer in enumerate(self.layers):
-            if layer.built and not layer.takes_tokens and layer.input_size != size:
+            if layer.count_parameters() and not layer.takes_tokens and layer.input_size != size:
                 raise ValueError(
                     f"layer {i} ({layer!r}) was built for {layer.input_size} features, not {size}"
                 )

@@ -1,5 +1,6 @@
 """The training loop: batches, steps, validation, callbacks, history."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.guards import Hold
+from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.random import seed_of, with_part
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.parameters import hold_packed
@@ -42,7 +43,7 @@ def evaluate(
             )  # fmt: skip
             metrics.add(losses, scores, batch)
     finally:
-        hold.leave()
+        use_guards(*hold.way_out)
     return metrics.logs(loss.metric, prefix)
 
 
@@ -55,6 +56,7 @@ class _Claim:
     """The layers that a fit trains, which nobody else may train or build meanwhile."""
 
     def __init__(self, model: Any) -> None:
+        self._owner = os.getpid(), threading.get_ident()
         self._layers = list(model.layers)
         self._stores = [layer.store for layer in self._layers]
 
@@ -70,6 +72,11 @@ class _Claim:
             store.claim(self)
             if layer.store is not store:
                 raise RuntimeError("fit: another thread has built a layer of this model anew")
+
+    def is_running(self) -> bool:
+        """Whether the fit goes on: in a forked child only the thread that forked does."""
+        process, thread = self._owner
+        return process == os.getpid() or thread == threading.get_ident()
 
     def release(self) -> None:
         """Leave them to others."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numbarnn.arguments import fraction, from_registry, nonnegative
-from numbarnn.engine.guards import WRITE, Guards, Hold
+from numbarnn.engine.guards import WRITE, Guards, Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Constant, Schedule, as_schedule
@@ -150,7 +150,7 @@ class Optimizer(ABC):
             )
             self.update(state, values, gradients, rate)
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
 
 @dataclass(frozen=True)

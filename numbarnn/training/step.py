@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.engine.guards import WRITE, Guards, Hold
+from numbarnn.engine.guards import WRITE, Guards, Hold, use_guards
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.training.clipping import clipping_of, global_norm
@@ -144,7 +144,7 @@ class TrainingStep:
             else:
                 norm = self._run_graph(rows, seed, learning_rate, place)
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         self.norms += norm
         self.steps += 1
 

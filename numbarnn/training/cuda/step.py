@@ -6,7 +6,7 @@ import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
 from numbarnn.engine.cuda.matmul import multiply
-from numbarnn.engine.guards import WRITE, Hold
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
 from numbarnn.sequences.layout import flat_rows
@@ -116,7 +116,7 @@ class CudaTrainingStep:
             hold.take(WRITE)
             self._launch(rows, seed, learning_rate, place)
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
 
     def _launch(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         xp, batch = arrays(), self.samples.batch(rows)
@@ -161,7 +161,7 @@ class CudaTrainingStep:
                 part.publish()
                 part.gradients_are_new = True
         finally:
-            hold.leave()
+            use_guards(*hold.way_out)
         losses, scores, norms = outcomes.T
         weights = np.array([step.total_weight for step in taken])
         total = weights.sum()

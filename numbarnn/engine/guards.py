@@ -266,10 +266,9 @@ def _registered() -> list[Guards]:
 def _prepare_fork() -> None:
     """Wait until nobody changes parameters, compiles or talks to LLVM, and keep all from it."""
     if getattr(use_guards, "signatures", True):  # nobody holds anything before it is compiled
-        for guards in _registered():
-            hold = Hold(guards)
-            _before_fork.append(hold)
-            hold.take(READ)
+        hold = Hold(Guards(guard for guards in _registered() for guard in guards.guards))
+        _before_fork.append(hold)
+        hold.take(READ)
     # In this order: who holds a guard may have to compile before it leaves.
     global_compiler_lock.acquire()
     llvmlite.binding.ffi.lib._lock._lock.acquire()

@@ -273,20 +273,20 @@ def test_a_layer_without_parameters_with_two_dtypes_and_widths_at_once(make):
 
 def test_parameters_that_changed_before_backward():
     """Backward reads the weights that forward has read, or is refused."""
-    layer = LSTM(4, dtype="float64")
+    layer = LSTM(4)
     layer.build(3, seed=0)
-    x = ARRAY.astype(np.float64)
+    x = ARRAY
     y, _ = layer.forward(x, training=True)
     layer.set_parameters({name: 2 * values for name, values in layer.parameters.items()})
     in_threads(lambda: layer.forward(2 * x)[0])
     before = layer.backward(y)[0]
-    twin = LSTM(4, dtype="float64")
+    twin = LSTM(4)
     twin.build(3, seed=0)
     twin.forward(x, training=True)
     np.testing.assert_array_equal(before, twin.backward(y)[0])
     layer.forward(x, training=True)
     layer.set_parameters(twin.parameters)
-    model = Sequential(layer, Dense(2, dtype="float64"))
+    model = Sequential(layer, Dense(2))
     model.forward(x, training=True)  # packs what backward of the layer would read
     with pytest.raises(RuntimeError, match="parameters of the layer were changed"):
         layer.backward(y)

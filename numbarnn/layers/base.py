@@ -27,6 +27,10 @@ FLOAT_DTYPES = ("float32", "float64")
 class Layer:
     """Base of all layers.
 
+    Any number of threads may call `forward` while another one trains, builds or sets parameters: each result
+    is of one consistent set of weights. Of threads that train one layer at the same time, `backward` of those
+    is refused whose forward was not the latest.
+
     Parameters
     ----------
     dtype : {"float32", "float64"}

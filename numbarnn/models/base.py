@@ -28,6 +28,9 @@ _NOT_COPIED = ("_spare", "_latest", "_updates")
 class Model(ConnectedLayers):
     """Base of all models.
 
+    Any number of threads may predict while another one trains or sets parameters: each result, over all
+    layers and batches, is of one consistent set of weights. A layer takes part in one fit at a time.
+
     A subclass says how its layers are connected; see `ConnectedLayers` for what it has to say.
 
     Parameters

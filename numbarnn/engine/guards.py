@@ -147,15 +147,15 @@ class _Mine(threading.local):
         self.held: dict[int, tuple[weakref.ref[Hold], WayOut]] = {}
 
     def how(self, address: int) -> int:
-        """How a guard is held."""
-        if address not in self.held:
-            return LEAVE
+        """How a guard is held of which there is a note."""
         reference, way_out = self.held[address]
         state = way_out[-1]
         if state[0] != LEAVE:
             hold = reference()
             if hold is None or not hold.is_in_use():
                 use_guards(*way_out)
+        if state[0] == LEAVE:
+            del self.held[address]
         return int(state[0])
 
     def note(self, hold: "Hold", keys: list[int]) -> None:
@@ -175,19 +175,37 @@ class Guards:
 
     Parameters
     ----------
-    guards : iterable of int64 array
-        From `make_guard`.
+    guards : dict of int to int64 array
+        From `make_guard`, by their addresses.
     """
 
-    def __init__(self, guards: Iterable[np.ndarray]) -> None:
-        self.guards = tuple(guards)  # kept alive
+    def __init__(self, guards: dict[int, np.ndarray]) -> None:
+        self.guards = guards
         # In one order for all threads, so that none waits for another one in a circle.
-        self.keys = sorted({guard.ctypes.data for guard in self.guards})
+        self.keys = sorted(guards)
         self.addresses = np.array(self.keys, np.int64)
+
+    @classmethod
+    def of(cls, guard: np.ndarray) -> "Guards":
+        """One guard."""
+        return cls({guard.ctypes.data: guard})
+
+    @classmethod
+    def together(cls, parts: "Iterable[Guards]") -> "Guards":
+        """All guards of these."""
+        guards: dict[int, np.ndarray] = {}
+        for part in parts:
+            guards |= part.guards
+        return cls(guards)
 
     def are_mine(self) -> bool:
         """Whether the present thread holds one of them."""
-        return any(_mine.how(key) != LEAVE for key in self.keys)
+        held = _mine.held
+        if held:
+            for key in self.keys:
+                if key in held and _mine.how(key) != LEAVE:
+                    return True
+        return False
 
 
 class Hold:
@@ -228,7 +246,7 @@ class Hold:
         """
         taken, keys, (_, _, state) = self._guards.addresses, self._guards.keys, self.way_out
         if self._guards.are_mine():
-            held = [_mine.how(key) for key in keys]
+            held = [_mine.how(key) if key in _mine.held else LEAVE for key in keys]
             if how == WRITE and READ in held:
                 raise RuntimeError("parameters cannot be changed in the midst of a prediction with them")
             taken = taken[np.array(held) == LEAVE]
@@ -266,7 +284,7 @@ def _registered() -> list[Guards]:
 def _prepare_fork() -> None:
     """Wait until nobody changes parameters, compiles or talks to LLVM, and keep all from it."""
     if getattr(use_guards, "signatures", True):  # nobody holds anything before it is compiled
-        hold = Hold(Guards(guard for guards in _registered() for guard in guards.guards))
+        hold = Hold(Guards.together(_registered()))
         _before_fork.append(hold)
         hold.take(READ)
     # In this order: who holds a guard may have to compile before it leaves.
@@ -293,7 +311,7 @@ def _after_fork_in_child() -> None:
         state[0] = LEAVE
     _mine.held.clear()
     for guards in _registered():
-        for guard in guards.guards:
+        for guard in guards.guards.values():
             guard[:CHANGES] = 0
 
 

@@ -32,7 +32,7 @@ class Chain:
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
         self.stores = [run.store for run in self.passes]
-        self.guards = Guards(store.guard for store in self.stores)
+        self.guards = Guards.together(store.guards for store in self.stores)
         self.buffers = type(self.passes[0].buffers)(layers[0].dtype)  # for who drives the passes
         self._drawing = [i for i, run in enumerate(self.passes) if run.needs_seed]
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]

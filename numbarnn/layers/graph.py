@@ -40,7 +40,7 @@ class Graph:
         self.runs = [of_layers.get(i) or SideBySide(node, self.carrier) for i, node in enumerate(self.nodes)]
         self.passes = [run.run for run in of_layers.values()]
         self.stores = [run.store for run in self.passes]
-        self.guards = Guards(store.guard for store in self.stores)
+        self.guards = Guards.together(store.guards for store in self.stores)
         self.buffers = type(self.carrier.buffers)(self.carrier.buffers.dtype)
         self.wires: list[Any] = []
         self.steps: list[tuple[list[Any], Node, Any]] = []

@@ -47,6 +47,8 @@ class Latest:
 
     def forget(self) -> list[Any]:
         """This thread has called forward(training=False); return what waited of its own."""
+        if not self._entries:
+            return []
         waiting = [item for item in self._entries if item[0] is _thread.token]
         for item in waiting:
             self._entries.remove(item)

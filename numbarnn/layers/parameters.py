@@ -75,7 +75,7 @@ class ParameterStore:
             self.gradients[name] = self.flat_gradients[begin:end].reshape(shape)
             self.values[name][...] = layer.initialize(name, shape, input_size, rng)
         self.guard = make_guard()
-        self.guards = Guards([self.guard])
+        self.guards = Guards.of(self.guard)
         register(self.guards)
         self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
 

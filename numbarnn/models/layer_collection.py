@@ -138,7 +138,7 @@ class LayerCollection(ABC):
         self._write(new)
 
     def _guards(self) -> Guards:
-        return Guards(layer.store.guard for layer in self.layers)
+        return Guards.together(layer.store.guards for layer in self.layers)
 
     def _write(self, new: Sequence[np.ndarray]) -> None:
         """Give all layers these parameters, while nobody reads any."""

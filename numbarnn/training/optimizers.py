@@ -140,7 +140,7 @@ class Optimizer(ABC):
         layers, state = model.updates_of(self)
         for layer in layers:
             _ = layer.gradients  # those of a GPU are brought to the host
-        hold = Hold(Guards(layer.store.guard for layer in layers))
+        hold = Hold(Guards.together(layer.store.guards for layer in layers))
         try:
             hold.take(WRITE)
             for layer in layers:

@@ -97,7 +97,7 @@ class TrainingStep:
         self.gradients = [layer.flat_gradients for layer in self.trained]
         self.values = [layer.flat_values for layer in self.trained]
         self.stores = [layer.store for layer in self.layers]
-        self.guards = Guards(store.guard for store in self.stores)
+        self.guards = Guards.together(store.guards for store in self.stores)
         self.state = optimizer.start(self.values)
         self.update_kernel = self._update_kernel()
         self.numbers = np.ones(2 + MOST_NUMBERS)

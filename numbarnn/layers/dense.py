@@ -100,6 +100,15 @@ class Dense(StatelessLayer):
 
     pass_class = DensePass
     cuda_pass = "stateless", "DenseCuda"
+    made_by_build = (
+        "column_map",
+        "panels",
+        "panels_transposed",
+        "packed_bias",
+        "zeros",
+        "_packed_version",
+        "packing",
+    )
 
     def __init__(
         self,

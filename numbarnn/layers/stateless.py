@@ -50,7 +50,7 @@ class StatelessLayer(Layer):
         steps = self.read_input(x, lengths)
         layout = steps.form.layout
         x_packed = self.pack_input(steps, layout)
-        if not self.built:
+        if not self.fixes_width and self.input_size != steps.width():
             self.build(steps.width())
         run = self.acquire_pass(training)
         x_on_device = run.to_device(x_packed, self.known_input_size)

@@ -197,6 +197,11 @@ class GraphModel(Model):
         self._number_wires()
         super().__init__(list(dict.fromkeys(layers)), device)
 
+    def _check_layers(self, layers: Sequence[Layer]) -> None:
+        raise ValueError(
+            "layers of a GraphModel cannot be changed: connect other layers and make a model of those"
+        )
+
     def _connect_inputs(self) -> None:
         """Which layers take tokens from each input, and which inputs must have steps in common."""
         numbers: dict[Symbol, int] = {symbol: i for i, symbol in enumerate(self.inputs)}
@@ -246,7 +251,7 @@ class GraphModel(Model):
                 sizes.append(sum(given))
                 continue
             layer = use.layer
-            known = layer.input_size if layer.input_size is not None else given[0]
+            known = layer.known_input_size if layer.fixes_width else given[0]
             wanted = built.setdefault(layer, known)
             if not layer.takes_tokens and given[0] != wanted:
                 raise ValueError(f"{layer!r} was built for {wanted} features, not {given[0]}")
@@ -274,11 +279,13 @@ class GraphModel(Model):
         """
         sizes = self._sizes(input_size)
         seed = arguments.seed("seed", seed)
+        self._settle()
         numbers = {layer: i for i, layer in enumerate(self.layers)}
         for use in self._uses:
-            if use.layer is not None and not use.layer.built:
+            if use.layer is not None and not use.layer.fixes_width:
                 size = sizes[self._wires[use.x]]
-                use.layer.build(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
+                if use.layer.input_size != size:
+                    use.layer.build(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
 
     def __repr__(self) -> str:
         return f"GraphModel({len(self.inputs)} inputs, {', '.join(map(repr, self.layers))})"
@@ -325,7 +332,7 @@ class GraphModel(Model):
 
     def _known_features(self, i: int) -> int | None:
         """Features of an input, if a layer that reads it is built."""
-        return next((layer.input_size for layer in self._readers[i] if layer.built), None)
+        return next((layer.input_size for layer in self._readers[i] if layer.fixes_width), None)
 
     def _features(self, steps: tuple[FlatBatch, ...]) -> tuple[int, ...]:
         return tuple(each.width() for each in steps)

@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from numbarnn.arguments import fraction, from_registry, nonnegative
+from numbarnn.arguments import (
+    for_kernels,
+    fraction,
+    from_registry,
+    has_masked,
+    nonnegative,
+    shown,
+)
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Constant, Schedule, as_schedule
@@ -73,6 +80,8 @@ class Optimizer(ABC):
         OptimizerState
             No step done, all averages 0.
         """
+        for i, array in enumerate(arrays):
+            _check_flat(f"arrays[{i}]", array)
         kept = range(self.averages_kept)
         averages = [tuple(aligned_zeros(array.shape, array.dtype) for _ in kept) for array in arrays]
         return OptimizerState(0, averages)
@@ -100,12 +109,19 @@ class Optimizer(ABC):
         limit, factor : float
             Clip the gradients on the way: the step is that of elements brought into [-limit, limit] and
             then multiplied by `factor`. NaN stays NaN.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; nothing is changed then.
         """
+        _check_update(state, values, gradients)
         state.step += 1
         numbers = self.numbers_at(state.step, float(learning_rate))
         clipping = float(limit), float(factor)
         for value, gradient, averages in zip(values, gradients, state.averages, strict=True):
             cuts = cuts_of(value.size)
+            value, gradient = np.asarray(value), for_kernels(np.asarray(gradient))
             run(
                 self.update_kernel, cuts.size - 1, cuts, value, gradient, *averages, *clipping, *numbers
             )  # fmt: skip
@@ -139,10 +155,44 @@ class Optimizer(ABC):
         layers, state = model.updates_of(self)
         for layer in layers:
             _ = layer.gradients  # those of a GPU are brought to the host
-        values, gradients = zip(*((layer.flat_values, layer.flat_gradients) for layer in layers), strict=True)
-        self.update(state, values, gradients, rate)
+        values = [layer.flat_values for layer in layers]
+        self.update(state, values, [layer.flat_gradients for layer in layers], rate)
         for layer in layers:
             layer.version += 1
+
+
+def _check_flat(name: str, array: Any) -> None:
+    if has_masked(array):
+        raise ValueError(f"{name} must not have masked elements")
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be an array of float32 or float64, not {kind}")
+    if array.ndim != 1 or not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(f"{name} must be flat and contiguous, its shape is {array.shape}")
+
+
+def _check_update(
+    state: OptimizerState, values: Sequence[np.ndarray], gradients: Sequence[np.ndarray]
+) -> None:
+    """Raise an error that names what does not fit: the kernels look at one size alone."""
+    if not isinstance(state, OptimizerState):
+        raise TypeError(f"state must be one from start(values), not {type(state).__name__}")
+    if not len(values) == len(gradients) == len(state.averages):
+        raise ValueError(
+            f"values, gradients and state must have as many arrays as one another, not {len(values)},"
+            f" {len(gradients)} and {len(state.averages)}"
+        )
+    for i, (value, gradient, averages) in enumerate(zip(values, gradients, state.averages, strict=True)):
+        _check_flat(f"values[{i}]", value)
+        _check_flat(f"gradients[{i}]", gradient)
+        if not value.flags.writeable:
+            raise ValueError(f"values[{i}] must be writable: it is changed in place")
+        for name, other in [(f"gradients[{i}]", gradient), *((f"state of {i}", each) for each in averages)]:
+            if (other.size, other.dtype) != (value.size, value.dtype):
+                raise ValueError(
+                    f"{name} must have {value.size} numbers of {value.dtype} as values[{i}], not"
+                    f" {other.size} of {other.dtype}"
+                )
 
 
 @dataclass(frozen=True)
@@ -201,7 +251,7 @@ class SGD(Optimizer):
         fraction("momentum", self.momentum)
         nonnegative("weight_decay", self.weight_decay)
         if not isinstance(self.nesterov, (bool, np.bool_)):
-            raise TypeError(f"nesterov must be True or False, got {self.nesterov!r}")
+            raise TypeError(f"nesterov must be True or False, got {shown(self.nesterov)}")
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
@@ -327,7 +377,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
-            raise TypeError(f"betas must be a pair of numbers, got {self.betas!r}")
+            raise TypeError(f"betas must be a pair of numbers, got {shown(self.betas)}")
         for place, beta in enumerate(self.betas):
             fraction(f"betas[{place}]", beta)
         nonnegative("eps", self.eps)

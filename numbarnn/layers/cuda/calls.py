@@ -96,7 +96,7 @@ def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, BatchForm]:
     """The flat matrix of steps, and the form of the batch."""
     vectors, tokens = layer.takes_vectors, layer.takes_tokens
     steps = read_steps(x, layer.dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
-    if not tokens and layer.built and steps.width() != layer.input_size:
+    if not tokens and layer.fixes_width and steps.width() != layer.input_size:
         raise ValueError(f"{name} must have {layer.input_size} features, not {steps.width()}")
     return steps.values, steps.form
 
@@ -158,8 +158,9 @@ def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: in
     if layer.follows_input_dtype and str(x.dtype).endswith("float64"):
         layer.use_dtype("float64")
     flat, form = _read(layer, x, _lengths(lengths), "x")
-    if not layer.built:
-        layer.build(flat.shape[1] if flat.ndim == 2 else 1)
+    width = flat.shape[1] if flat.ndim == 2 else 1
+    if not layer.fixes_width and layer.input_size != width:
+        layer.build(width)
     run, layout = layer.acquire_pass(training), form.layout
     out_layout, y = run.prepare(layout, to_packed(flat, form), seed if training else None)
     run.forward()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.arguments import nonnegative
 from numbarnn.engine.random import seed_of, with_part
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.training.callbacks import Callback, History
@@ -79,7 +80,7 @@ def fit(
                 order = rng.permutation(samples.rows) if shuffle else np.arange(samples.rows)
                 pieces = batches(order, batch_size)
                 for i, rows in enumerate(pieces):
-                    rate = schedule.at(epoch + i / len(pieces), epochs)
+                    rate = nonnegative("learning_rate", schedule.at(epoch + i / len(pieces), epochs))
                     place = f"epoch {epoch + 1}, step {i + 1} of {len(pieces)}"
                     trainer.step(rows, with_part(seed_of_steps, steps_done), rate, place)
                     steps_done += 1

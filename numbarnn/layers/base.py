@@ -63,7 +63,9 @@ class Layer:
 
     def __init__(self, dtype: str, device: str = "cpu") -> None:
         if str(np.dtype(dtype) if isinstance(dtype, type) else dtype) not in FLOAT_DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(map(repr, FLOAT_DTYPES))}, not {dtype!r}")
+            raise ValueError(
+                f"dtype must be one of {', '.join(map(repr, FLOAT_DTYPES))}, not {arguments.shown(dtype)}"
+            )
         self.dtype = np.dtype(dtype)
         self.device = check_device(device)
         self._on_gpu: CudaParameters | None = None

@@ -183,6 +183,8 @@ class GraphModel(Model):
     """
 
     def __init__(self, inputs: Sequence[Input], output: Symbol, device: str | None = None) -> None:
+        if not isinstance(inputs, (list, tuple)):
+            raise TypeError(f"inputs must be a list of Input, not {type(inputs).__name__}")
         inputs = list(inputs)
         for i, symbol in enumerate(inputs):
             if not isinstance(symbol, Input):

@@ -178,6 +178,8 @@ class LayerCollection(ABC):
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""
         self._settle()
+        if not isinstance(snapshot, (list, tuple)):
+            raise TypeError(f"snapshot must be one of this model, not {type(snapshot).__name__}")
         sizes = [layer.flat_values.size for layer in self.layers]
         if [np.size(values) for values in snapshot] != sizes:
             raise ValueError(f"snapshot must be one of this model, with parts of {sizes} numbers")

@@ -168,7 +168,7 @@ def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> 
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
     if not tokens and type(x[0]) is np.ndarray and x[0].dtype == dtype:
-        joined = _joined(x, dtype)
+        joined = _joined(x, dtype, name)
         if joined is not None:
             return joined
     rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
@@ -185,10 +185,13 @@ def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> 
             )
         if row.size == 0:
             raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
-    return FlatBatch(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+    try:
+        return FlatBatch(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+    except MemoryError as error:
+        raise _too_large(name, error) from None
 
 
-def _joined(rows: Any, dtype: DTypeLike) -> FlatBatch | None:
+def _joined(rows: Any, dtype: DTypeLike, name: str) -> FlatBatch | None:
     """Rows that fit one another, as most do, without a look at each; None where something is amiss."""
     if set(map(type, rows)) != {np.ndarray}:
         return None
@@ -196,6 +199,8 @@ def _joined(rows: Any, dtype: DTypeLike) -> FlatBatch | None:
         values = np.concatenate(rows)
     except (ValueError, TypeError):
         return None
+    except MemoryError as error:
+        raise _too_large(name, error) from None
     if type(values) is not np.ndarray or values.dtype != dtype or values.ndim != 2 or values.size == 0:
         return None
     lengths = tuple(map(len, rows))
@@ -225,9 +230,15 @@ def _as_numbers(x: Any, dtype: DTypeLike, name: str, tokens: bool) -> np.ndarray
     """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
     if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.carray:
         return x  # nothing to do: a streaming loop calls this every few microseconds
-    if tokens:
-        return arguments.contiguous(arguments.integers(name, x, "integers (tokens)"), np.int64)
-    return arguments.contiguous(arguments.array(name, x), dtype)
+    read = arguments.integers(name, x, "integers (tokens)") if tokens else arguments.array(name, x)
+    try:
+        return arguments.contiguous(read, np.int64 if tokens else dtype)
+    except MemoryError as error:
+        raise _too_large(name, error) from None
+
+
+def _too_large(name: str, error: MemoryError) -> MemoryError:
+    return MemoryError(f"{name} is too large to be copied: {error}")
 
 
 def _read_lengths(lengths: Any, rows: int) -> np.ndarray:

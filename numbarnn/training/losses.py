@@ -152,7 +152,7 @@ class Loss(ABC):
         Raises
         ------
         TypeError, ValueError
-            If an array is not as it is said here. Whether labels are in their range is not asked again.
+            If an argument is not as it is said here.
         """
         read = check_positions(
             outputs, size, targets, weights, losses, scores, doutputs, active, offset, row_start, row_stop

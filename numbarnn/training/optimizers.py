@@ -16,13 +16,13 @@ from numbarnn.arguments import (
     for_kernels,
     fraction,
     from_registry,
-    has_masked,
     nonnegative,
     shown,
 )
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Constant, Schedule, as_schedule
+from numbarnn.training.update_checks import check_flat, check_update
 from numbarnn.training.update_kernels import adam, cuts_of, rmsprop, sgd
 
 
@@ -80,8 +80,10 @@ class Optimizer(ABC):
         OptimizerState
             No step done, all averages 0.
         """
+        if not isinstance(arrays, (list, tuple)):
+            raise TypeError(f"arrays must be a list of arrays, not {type(arrays).__name__}")
         for i, array in enumerate(arrays):
-            _check_flat(f"arrays[{i}]", array)
+            check_flat(f"arrays[{i}]", array)
         kept = range(self.averages_kept)
         averages = [tuple(aligned_zeros(array.shape, array.dtype) for _ in kept) for array in arrays]
         return OptimizerState(0, averages)
@@ -115,9 +117,12 @@ class Optimizer(ABC):
         TypeError, ValueError
             If an argument does not fit; nothing is changed then.
         """
-        _check_update(state, values, gradients)
+        if not isinstance(state, OptimizerState):
+            raise TypeError(f"state must be one from start(values), not {type(state).__name__}")
+        check_update(state.averages, values, gradients)
+        rate = nonnegative("learning_rate", learning_rate)
         state.step += 1
-        numbers = self.numbers_at(state.step, float(learning_rate))
+        numbers = self.numbers_at(state.step, rate)
         clipping = float(limit), float(factor)
         for value, gradient, averages in zip(values, gradients, state.averages, strict=True):
             cuts = cuts_of(value.size)
@@ -146,6 +151,8 @@ class Optimizer(ABC):
         RuntimeError
             If the model has not been built.
         """
+        if not hasattr(model, "updates_of"):
+            raise TypeError(f"model must be a model, got {shown(model)}")
         if learning_rate is not None:
             rate = nonnegative("learning_rate", learning_rate)
         elif isinstance(self.schedule, Constant):
@@ -159,40 +166,6 @@ class Optimizer(ABC):
         self.update(state, values, [layer.flat_gradients for layer in layers], rate)
         for layer in layers:
             layer.version += 1
-
-
-def _check_flat(name: str, array: Any) -> None:
-    if has_masked(array):
-        raise ValueError(f"{name} must not have masked elements")
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError(f"{name} must be an array of float32 or float64, not {kind}")
-    if array.ndim != 1 or not (array.flags.c_contiguous and array.flags.aligned):
-        raise ValueError(f"{name} must be flat and contiguous, its shape is {array.shape}")
-
-
-def _check_update(
-    state: OptimizerState, values: Sequence[np.ndarray], gradients: Sequence[np.ndarray]
-) -> None:
-    """Raise an error that names what does not fit: the kernels look at one size alone."""
-    if not isinstance(state, OptimizerState):
-        raise TypeError(f"state must be one from start(values), not {type(state).__name__}")
-    if not len(values) == len(gradients) == len(state.averages):
-        raise ValueError(
-            f"values, gradients and state must have as many arrays as one another, not {len(values)},"
-            f" {len(gradients)} and {len(state.averages)}"
-        )
-    for i, (value, gradient, averages) in enumerate(zip(values, gradients, state.averages, strict=True)):
-        _check_flat(f"values[{i}]", value)
-        _check_flat(f"gradients[{i}]", gradient)
-        if not value.flags.writeable:
-            raise ValueError(f"values[{i}] must be writable: it is changed in place")
-        for name, other in [(f"gradients[{i}]", gradient), *((f"state of {i}", each) for each in averages)]:
-            if (other.size, other.dtype) != (value.size, value.dtype):
-                raise ValueError(
-                    f"{name} must have {value.size} numbers of {value.dtype} as values[{i}], not"
-                    f" {other.size} of {other.dtype}"
-                )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,11 @@ def check_positions(
 ) -> Positions:
     """The arguments of `Loss.rows`, or an error that names the one that does not fit the others."""
     _check_array("offset", offset, np.int64, 1)
-    _check_array("active", active, np.int64, 1, len(offset) - 1)
+    _check_array("active", active, np.int64, 1)
+    if active.size != offset.size - 1 or offset[0] != 0 or (np.diff(offset) != active).any():
+        raise ValueError("offset must be the sums of active, from 0 on, with one number more")
+    if (active < 0).any():
+        raise ValueError("active must be at least 0")
     rows = int(active[0]) if active.size else 0
     if not 0 <= row_start <= row_stop <= rows:
         raise ValueError(f"row_start and row_stop must be a range in 0..{rows}, not {row_start}, {row_stop}")
@@ -42,6 +46,8 @@ def check_positions(
         raise ValueError(f"size must be from 1 to the {outputs.shape[1]} columns of outputs, not {size}")
     if targets.__class__ is np.ndarray and targets.ndim == 1:
         _check_array("targets", targets, np.int64, 1, count)
+        if targets.size and not 0 <= targets.min() <= targets.max() < size:
+            raise ValueError(f"targets must be labels in 0..{size - 1}")
     else:
         _check_array("targets", targets, outputs.dtype.type, 2, count)
         if targets.shape[1] != size:

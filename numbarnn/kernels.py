@@ -98,6 +98,7 @@ def gru_step(weights, x, h):
     _step_in_python(gru_step, weights, x, h=h)
 
 
+@np.errstate(all="ignore")
 def _step_in_python(function, weights, x, **states):
     """A step without the compiler: with the JIT off, or in the simulator of GPUs."""
     if type(weights) not in _CLASSES[function]:

@@ -1,5 +1,6 @@
 """In which forms arrays may come: right, or refused in one line; never taken for something else."""
 
+import array
 import os
 import subprocess
 import sys
@@ -393,7 +394,8 @@ def test_vectors_in_a_list():
     def fit(x):
         return fitted(x, labels, lambda: Sequential(Dense(3, activation="tanh"), Dense(2)), seed=0)
 
-    for x in (table.tolist(), list(table), tuple(table), np.array([*map(list, table)], dtype=float)):
+    numbers = [array.array("d", row) for row in table]
+    for x in (table.tolist(), list(table), tuple(table), numbers, list(map(OtherLibrary, table))):
         assert_same(fit(x), fit(table))
     dense = Dense(2)
     dense.build(2, seed=0)

@@ -7,10 +7,9 @@ Number Generators", OOPSLA 2014).
 """
 
 import numpy as np
-from numba.extending import overload
 
 from numbarnn.engine.fork import fork
-from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined, kernel
+from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import lane_count, select, zero_like
 
@@ -28,17 +27,6 @@ def mix(bits):
     bits = (bits ^ (bits >> SHIFTS[0])) * FIRST_FACTOR
     bits = (bits ^ (bits >> SHIFTS[1])) * SECOND_FACTOR
     return bits ^ (bits >> SHIFTS[2])
-
-
-def hash_with(key, number):
-    """A 64-bit hash of another one and of a whole number."""
-    return np.uint64(mix_integer(int(key) + int(GOLDEN) * int(number)))
-
-
-@overload(hash_with, jit_options=INLINED_OPTIONS, target="generic")
-def _overload_hash_with(key, number):
-    # NumPy's single numbers would warn of the overflow that is meant here; compiled ones do not.
-    return lambda key, number: mix(key + GOLDEN * np.uint64(number))
 
 
 def seed_of(*parts: int) -> np.uint64:
@@ -74,9 +62,9 @@ def _drop_rows(part, arguments):
         for t in range(active.size):
             source, target = x_offsets[band, t] - begin, y_offsets[band, t] - begin
             for b in range(max(cuts[part], begin), min(cuts[part + 1], band_cuts[band + 1], active[t])):
-                key = hash_with(hash_with(seed[0], order[b]), t)
+                key = mix(mix(seed[0] + GOLDEN * np.uint64(order[b])) + GOLDEN * np.uint64(t))
                 for j in range(size):
-                    bits = hash_with(key, j) >> HALF
+                    bits = mix(key + GOLDEN * np.uint64(j)) >> HALF
                     factors[j] = scale if bits >= threshold else zero
                 # Apart from the loop above: LLVM would not make vectors of that where x is y itself, and
                 # one number at a time is a branch that cannot be predicted.

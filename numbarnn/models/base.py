@@ -261,7 +261,7 @@ class Model(ConnectedLayers):
             raise ValueError("validation_data must be a pair (x, y)")
         try:
             return self._label(self._read(pair[0], "x", features), pair[1], loss, size)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, MemoryError) as error:
             raise type(error)(f"validation_data {error}") from None
 
     def evaluate(self, x: Any, y: Any, loss: str | Loss | None = None) -> dict[str, float]:

@@ -4,6 +4,7 @@ Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. What kernels se
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ def read_steps(
     rank = 2 if tokens else 3
     if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim > 0):
         x = x if isinstance(x, list) else list(x)
-        if time or tokens or not _holds_vectors(x):
+        if time or tokens or not _holds_vectors(x, name):
             if lengths is not None:
                 raise ValueError(f"lengths is for arrays; rows of a list {name} have their own length")
             return _read_rows(x, dtype, name, rank - 1, tokens)
@@ -156,12 +157,15 @@ def array_form(rows: int, steps: int, lengths: Any) -> "BatchForm":
     return _padded_form(lengths.tobytes(), steps)
 
 
-def _holds_vectors(rows: list[Any]) -> bool:
+def _holds_vectors(rows: list[Any], name: str) -> bool:
     """Whether the first item of a list is a vector of numbers, and not a sequence of vectors."""
     first = rows[0] if rows else None
-    if isinstance(first, (list, tuple)):
+    if isinstance(first, Sequence) and not isinstance(first, (str, bytes)):
         return len(first) > 0 and isinstance(first[0], Number)
-    return len(getattr(first, "shape", ())) == 1 and getattr(first, "dtype", None) != np.dtype(object)
+    shape = getattr(first, "shape", None)
+    if shape is None and hasattr(first, "__array__"):
+        shape = arguments.regular_array(f"{name}[0]", first).shape
+    return shape is not None and len(shape) == 1 and getattr(first, "dtype", None) != np.dtype(object)
 
 
 def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> FlatBatch:
@@ -245,7 +249,9 @@ def _read_lengths(lengths: Any, rows: int) -> np.ndarray:
     array = arguments.integers("lengths", lengths)
     if array.shape != (rows,):
         raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
-    return array.astype(np.int64)
+    # Of unsigned numbers the largest would become negative ones.
+    counts: np.ndarray = np.minimum(array, arguments.LARGEST_COUNT).astype(np.int64)
+    return counts
 
 
 def check_finite(steps: FlatBatch, name: str) -> None:

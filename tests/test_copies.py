@@ -1,5 +1,6 @@
 """Parameters that change places, copies and pickles, and models whose list of layers was edited."""
 
+import contextlib
 import copy
 import pickle
 
@@ -11,6 +12,7 @@ from numbarnn import (
     GRU,
     LSTM,
     RNN,
+    SGD,
     Dense,
     Dropout,
     Embedding,
@@ -343,3 +345,66 @@ def test_layers_of_a_graph_stay():
     model.layers.append(Dense(3))
     with pytest.raises(ValueError, match=r"^layers of a GraphModel cannot be changed"):
         model.predict(X)
+
+
+# ---- any order of calls ----------------------------------------------------------------------------------
+
+WIDTHS = (1, 2, 3, 5)
+
+
+def any_layer(rng, dtype):
+    width = int(rng.choice(WIDTHS))
+    makers = (
+        lambda: LSTM(width, return_sequences=bool(rng.integers(2)), dtype=dtype),
+        lambda: GRU(width, return_sequences=True, num_layers=2, bidirectional=True, dropout=0.1, dtype=dtype),
+        lambda: Dense(width, dtype=dtype),
+        lambda: Dropout(0.3),
+        MeanOverTime,
+        MaxOverTime,
+    )
+    return makers[rng.integers(len(makers))]()
+
+
+def any_call(rng, model, dtype):
+    """One call, right or wrong at this moment."""
+    layers = model.layers
+    place = int(rng.integers(max(1, len(layers))))
+    calls = (
+        lambda: model.fit(X, Y, epochs=1, batch_size=3, verbose=0, seed=None),
+        lambda: model.forward(X, training=True),
+        lambda: model.backward(np.ones_like(model.predict(X))),
+        lambda: layers.append(any_layer(rng, dtype)),
+        lambda: layers.pop(place),
+        lambda: layers.__setitem__(place, any_layer(rng, dtype)),
+        lambda: rng.shuffle(layers),
+        lambda: SGD(0.1).step(model),
+        lambda: model.set_parameters({name: values + 0.01 for name, values in model.parameters.items()}),
+        lambda: model.restore(model.snapshot()),
+        lambda: layers[place].forward(X[:, :, : int(rng.integers(1, 5))], training=True),
+        lambda: layers[place].build(int(rng.integers(1, 5))),
+    )
+    return calls[rng.integers(len(calls))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_model_computes_what_its_layers_show(seed):
+    """After any calls, refused or not, it gives the bits, or the error, of a new model of such layers."""
+
+    def outcome(make):
+        try:
+            return make().forward(X)
+        except (TypeError, ValueError, IndexError) as error:
+            return str(error)
+
+    rng = np.random.default_rng(seed)
+    dtype = str(rng.choice(["float32", "float64"]))
+    model = Sequential(GRU(3, return_sequences=True, dtype=dtype), MaxOverTime(), Dense(2, dtype=dtype))
+    for _ in range(12):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):
+            any_call(rng, model, dtype)()
+        if isinstance(outcome(lambda: Sequential(*copy.deepcopy(model.layers))), str):
+            assert isinstance(outcome(lambda: model), str)
+            continue
+        got = outcome(lambda: model)  # builds what is not built
+        assert_same(got, outcome(lambda: Sequential(*copy.deepcopy(model.layers))))
+        assert_same(model.predict(X), got)

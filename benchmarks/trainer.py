@@ -60,4 +60,4 @@ class Trainer:
         """A whole training step."""
         self.gradients()
         self.layer.flat_values *= self.alternation.next()  # as an optimiser changes them
-        self.layer.version += 1
+        self.layer.count_change()

@@ -45,6 +45,11 @@ LAYERS = {
 }
 
 
+def trials(quick, long):
+    """How often a test tries what goes wrong seldom: more often with NUMBARNN_LONG_TESTS=1."""
+    return long if os.environ.get("NUMBARNN_LONG_TESTS") == "1" else quick
+
+
 def sized(full, simulated):
     """Sizes of a test: small ones where a GPU is emulated, thread by thread."""
     return simulated if EMULATED else full

@@ -331,7 +331,7 @@ def test_threads_that_divide_the_hidden_units_of_other_cells(name, set_threads, 
         set_threads(threads)
         layer = make_layer(name, 1, False)
         results.append(run(layer, problem))
-        assert layer._spare[True][0].plan.sharing.by_units == (threads == 2)
+        assert layer.store._spare[True][0].plan.sharing.by_units == (threads == 2)
     assert_same(*results)
 
 

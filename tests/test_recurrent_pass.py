@@ -131,7 +131,7 @@ def test_threads_that_divide_hidden_units(cell, bidirectional, ragged, dtype, ro
         set_threads(threads)
         layer = make_layer(problem)
         assert_same(run_layer(layer, problem), expected)
-        (run,) = layer._spare[True]
+        (run,) = layer.store._spare[True]
         assert run.plan.sharing.by_units != (
             bidirectional and threads == 2
         )  # then they divide the directions
@@ -153,7 +153,7 @@ def test_fetching_ahead_changes_no_number(cell, bidirectional, ragged, dtype, se
         monkeypatch.setattr(plan, "PREFETCH_FROM_BYTES", least)
         layer = make_layer(problem)
         results.append(run_layer(layer, problem))
-        (run,) = layer._spare[True]
+        (run,) = layer.store._spare[True]
         assert run.threads == 2
         assert run.plan.prefetches == prefetches
     assert_same(*results)

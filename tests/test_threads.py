@@ -113,7 +113,7 @@ def test_another_number_of_threads_between_calls(set_threads, make, shape):
     for threads in (1, 2, 2, 1):
         set_threads(threads)
         results.append(forward_and_backward(layer, x))
-        assert [spare.threads for spares in layer._spare.values() for spare in spares] == [threads] * 2
+        assert [spare.threads for spares in layer.store._spare.values() for spare in spares] == [threads] * 2
     for result in results[1:]:
         assert_same(result, results[0])
 

@@ -36,6 +36,7 @@ from numbarnn.jit.ownership import without_owners
 # Words of the board, each on a cache line of its own.
 JOB, DONE = 0, 8
 FUNCTION, ARGUMENTS, FIRST, PARTS, RUNNER, RUNNER_ARGUMENTS = range(16, 22)
+OWNED = 24  # whether a caller has the team
 BOARD_WORDS = 32
 # Parts that are offered at a time: the first word has a bit for each that is not taken yet.
 MOST_PARTS = 32
@@ -122,8 +123,12 @@ def _call_of(typing_context, body, arguments):
 
 @inlined
 def run_parts(team, parts, function, captured):
-    """Run a function of parts, given as addresses of itself and its arguments; return when all are done."""
-    if parts == 1 or team.size == 0:
+    """Run a function of parts, given as addresses of itself and its arguments; return when all are done.
+
+    One caller at a time has the team, and whoever finds it taken runs all parts itself: the result is the
+    same.
+    """
+    if parts == 1 or team.size == 0 or not compare_exchange(team, OWNED, 0, 1):
         for part in range(parts):
             _call_part(function, captured, part)
     else:
@@ -139,6 +144,7 @@ def _run_on_team(part, arguments):
     for first in range(0, parts, MOST_PARTS):
         team[FIRST] = first
         _run_side_by_side(team, min(MOST_PARTS, parts - first))
+    atomic_store(team, OWNED, 0)
 
 
 @kernel

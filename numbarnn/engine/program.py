@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba.core import config, types
-from numba.extending import intrinsic, overload
+from numba.core import config
 
 from numbarnn.engine.fork import (
     ALONE,
@@ -28,81 +26,43 @@ from numbarnn.engine.fork import (
     fork,
     run_parts,
 )
+from numbarnn.engine.guards import (
+    CHANGES,
+    GUARD_WORDS,
+    PACKED,
+    PACKED_TRANSPOSED,
+    begin_reading,
+    begin_writing,
+    end_reading,
+    end_writing,
+)
 from numbarnn.engine.threads import run
+from numbarnn.jit.addresses import address_of, array_at
 from numbarnn.jit.compile_cache import inlined, kernel
-from numbarnn.jit.vector_memory import element_pointer
 
 # Words of the bindings. A kernel that finds a fault in what it reads writes where into FAULT; the program
 # stops.
-FAULT, INPUT, OUTPUT, STATES_OUT, FIRST_STATE_IN = range(5)
+# The program takes the GUARD at an address for what ACCESS says it does with the parameters of a layer; the
+# change of the parameters that forward has read, READ_CHANGE, is the one that backward wants.
+FAULT, INPUT, OUTPUT, STATES_OUT, GUARD, ACCESS, READ_CHANGE, FIRST_STATE_IN = range(8)
+PREDICT, TRAIN, BACKWARD = range(3)  # in ACCESS
 STATES_IN = (
     2  # words for the states of most cells, from FIRST_STATE_IN on; an address of 0 stands for no array
 )
 NO_FAULT = -1
 FAULT_IN_STATE = -2  # in the first state; in the next one -3
+OUT_OF_DATE = np.iinfo(np.int64).min  # the packed weights are not those of the parameters
+NO_GUARD = 0  # in GUARD, where the thread has the guard already
 
 
 def make_bindings(states: int = STATES_IN) -> np.ndarray:
     """Bindings of no arrays yet, for this many states."""
     bindings = np.zeros(FIRST_STATE_IN + max(STATES_IN, states), np.int64)
-    bindings[FAULT] = NO_FAULT
+    bindings[FAULT], bindings[GUARD] = NO_FAULT, NO_GUARD
     return bindings
 
 
 _NO_BINDINGS = make_bindings()
-
-
-def address_of(array):
-    """The address of the first element of an array."""
-    return array.__array_interface__["data"][0]
-
-
-def array_at(address, rows, columns, like):
-    """The contiguous (rows, columns) array at an address, of the dtype of `like`."""
-    element = np.ctypeslib.as_ctypes_type(like.dtype)
-    memory = (element * (rows * columns)).from_address(int(address))
-    return np.ctypeslib.as_array(memory).reshape(rows, columns)
-
-
-@intrinsic
-def _address_of(typingctx, array):
-    def codegen(context, builder, sig, args):
-        word = context.get_value_type(types.intp)
-        first = element_pointer(context, builder, sig.args[0], args[0], ir.Constant(word, 0))
-        return builder.ptrtoint(first, word)
-
-    return types.intp(array), codegen
-
-
-@intrinsic
-def _array_at(typingctx, address, rows, columns, like):
-    result = types.Array(like.dtype, 2, "C")
-
-    def codegen(context, builder, sig, args):
-        element = context.get_data_type(result.dtype)
-        item_bytes = ir.Constant(args[0].type, context.get_abi_sizeof(element))
-        array = context.make_array(result)(context, builder)
-        context.populate_array(
-            array,
-            data=builder.inttoptr(args[0], element.as_pointer()),
-            shape=[args[1], args[2]],
-            strides=[builder.mul(args[2], item_bytes), item_bytes],
-            itemsize=item_bytes,
-            meminfo=None,
-        )
-        return array._getvalue()
-
-    return result(types.intp, types.intp, types.intp, like), codegen
-
-
-@overload(address_of)
-def _overload_address_of(array):
-    return lambda array: _address_of(array)
-
-
-@overload(array_at)
-def _overload_array_at(address, rows, columns, like):
-    return lambda address, rows, columns, like: _array_at(address, rows, columns, like)
 
 
 class Call(NamedTuple):
@@ -204,9 +164,26 @@ def _execute(team, calls, bindings):
 
 @kernel
 def _execute_on(team, calls, bindings, given, wanted, states_out, states_in):
-    """`_execute` with arrays bound."""
+    """`_execute` with arrays bound, and with packed weights that nobody changes meanwhile."""
     _connect(bindings, given, wanted, states_out, states_in)
-    _execute_all(team, calls, bindings)
+    if bindings[GUARD] == NO_GUARD:
+        _execute_all(team, calls, bindings)
+        return
+    guard = array_at(bindings[GUARD], 1, GUARD_WORDS, bindings)[0]
+    if bindings[ACCESS] == BACKWARD:
+        begin_writing(guard)  # of gradients
+    else:
+        begin_reading(guard)
+        bindings[READ_CHANGE] = guard[CHANGES]
+    packed = guard[PACKED] if bindings[ACCESS] == PREDICT else guard[PACKED_TRANSPOSED]
+    if packed == bindings[READ_CHANGE]:
+        _execute_all(team, calls, bindings)
+    else:
+        bindings[FAULT] = OUT_OF_DATE
+    if bindings[ACCESS] == BACKWARD:
+        end_writing(guard)
+    else:
+        end_reading(guard)
 
 
 class Program:

@@ -5,6 +5,7 @@ when for about two milliseconds there was none. No threading layer of Numba is u
 forked after use, and workqueue aborts the process when two threads call at once.
 """
 
+import contextlib
 import functools
 import os
 import threading
@@ -83,49 +84,63 @@ def set_num_threads(n: int) -> None:
 
 
 class _Worker:
-    """A thread that serves the team's board while it is awake."""
+    """A thread that serves the team's board while it is awake.
+
+    An interrupt may come at any place where the worker is woken: only the worker itself says that it sleeps,
+    and to be woken twice does no harm.
+    """
 
     def __init__(self, board: np.ndarray, number: int) -> None:
         self.board = board
         self.number = number
-        self.asleep = False
-        self._lock = threading.Lock()
-        self._wake = threading.Semaphore(0)
-        threading.Thread(target=self._live, name="numbarnn", daemon=True).start()
+        self.asleep = True  # its thread starts when it is first woken
+        self._wake = threading.Lock()
+        self._wake.acquire()  # released by who wakes it
+        self._thread = threading.Thread(target=self._live, name="numbarnn", daemon=True)
 
     def _live(self) -> None:
         while True:
+            self.asleep = False
             serve(self.board, self.number, READS_BEFORE_SLEEP)
-            with self._lock:
-                self.asleep = True
+            self.asleep = True
             self._wake.acquire()
 
     def wake(self) -> None:
-        """Have the worker serve again. One that is just falling asleep misses this job, which is no harm."""
-        with self._lock:
-            was_asleep, self.asleep = self.asleep, False
-        if was_asleep:
-            self._wake.release()
+        """Have the worker serve. One that is just falling asleep misses this job, which is no harm."""
+        if self._thread.ident is None:
+            with contextlib.suppress(RuntimeError):  # another thread was faster
+                self._thread.start()
+        elif self._wake.locked():
+            with contextlib.suppress(RuntimeError):  # another thread was faster
+                self._wake.release()
 
 
 class _Team:
-    """The workers of this process; one caller at a time has them."""
+    """The workers of this process."""
 
     def __init__(self) -> None:
         self.board: np.ndarray | None = None  # made when it is first used
         self.workers: list[_Worker] = []
-        self.in_use = threading.Lock()
+        self._making = threading.Lock()
 
     def wake(self, count: int) -> np.ndarray:
         """Have this many workers take part; the board to call them by."""
-        if self.board is None:
-            self.board, self._runner = make_board()
-        while len(self.workers) < count:
-            self.workers.append(_Worker(self.board, len(self.workers)))
+        board = self.board
+        if board is None or len(self.workers) < count:
+            board = self._make(count)
         for worker in self.workers[:count]:
             if worker.asleep:
                 worker.wake()
-        return self.board
+        return board
+
+    def _make(self, count: int) -> np.ndarray:
+        with self._making:
+            if self.board is None:
+                self.board, self._runner = make_board()
+            board = self.board
+            while len(self.workers) < count:
+                self.workers.append(_Worker(board, len(self.workers)))
+            return board
 
 
 _team = _Team()
@@ -144,15 +159,9 @@ if hasattr(os, "register_at_fork"):
 def run(kernel: Callable, parts: int, *arguments: Any) -> Any:
     """Call ``kernel(team, *arguments)`` with a team for this many parts.
 
-    The team is `ALONE` for one part, and where another thread has the workers; the result is the same.
+    The team is `ALONE` for one part.
     """
-    team = _team
-    if parts > 1 and team.in_use.acquire(blocking=False):
-        try:
-            return kernel(team.wake(parts - 1), *arguments)
-        finally:
-            team.in_use.release()
-    return kernel(ALONE, *arguments)
+    return kernel(_team.wake(parts - 1) if parts > 1 else ALONE, *arguments)
 
 
 @functools.lru_cache(maxsize=256)

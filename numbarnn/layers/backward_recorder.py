@@ -57,7 +57,7 @@ class BackwardRecorder(Recorder):
             part[...] = 0.0  # for the padding, which nothing else clears
         self.dinputs: list[Any] = []
         for level in range(layer.num_layers):
-            columns = padded(layer.known_input_size if level == 0 else plan.width, layer.dtype)
+            columns = padded(plan.store.input_size if level == 0 else plan.width, layer.dtype)
             wanted = level > 0 or need_dx
             self.dinputs.append(
                 buffers.matrix(("dx", level), bands.capacity.total, columns) if wanted else None
@@ -79,7 +79,7 @@ class BackwardRecorder(Recorder):
         calls += self._all_levels()
         dx = self.dinputs[0]
         if dx is not None:
-            size = self.layer.known_input_size
+            size = plan.store.input_size
             rows = self.rows_arguments(form, size)
             calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, dx))
             calls += self.clear_rows_calls(form, size)
@@ -165,7 +165,8 @@ class BackwardRecorder(Recorder):
         )  # fmt: skip
         collected = record(
             weight_gradients.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)),
-            packed.weights, gradients, packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
+            packed.weights, gradients, packed.input_map, packed.recurrent_map,
+            plan.store.direction_gradients[k],
         )  # fmt: skip
         return [sums, collected]
 

@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import math
-import threading
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ from numpy.typing import DTypeLike
 
 from numbarnn import arguments
 from numbarnn.devices import check_device, cuda_available
-from numbarnn.engine.packing import aligned_zeros
-from numbarnn.layers.memory import check_memory
+from numbarnn.engine.guards import CHANGES, READ, WRITE, Hold, use_guards
+from numbarnn.layers.latest import Latest
+from numbarnn.layers.parameters import ParameterStore
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences.layout import Layout
 from numbarnn.sequences.reading import (
@@ -30,12 +29,15 @@ if TYPE_CHECKING:
     from numbarnn.layers.cuda.parameters import CudaParameters
 
 FLOAT_DTYPES = ("float32", "float64")
-LARGEST_SPARE_BYTES = 64 * 2**20  # buffers of a prediction that are kept for the next
 _KEPT = ("dtype", "follows_input_dtype", "follows_model_dtype")  # what a model may have changed
 
 
 class Layer:
     """Base of all layers.
+
+    Any number of threads may call `forward` while another one trains, builds or sets parameters: each result
+    is of one consistent set of weights. Of threads that train one layer at the same time, `backward` of those
+    is refused whose forward was not the latest.
 
     Parameters
     ----------
@@ -53,13 +55,14 @@ class Layer:
     """
 
     pass_class: type[Pass]
+    store_class: type[ParameterStore] = ParameterStore
     cuda_pass: tuple[str, str]  # its counterpart on a GPU: the module, and the class in it
     takes_tokens = False
     takes_vectors = True  # (B, I) as well as sequences
     checks_while_reading = False  # the pass itself finds numbers that are not finite
     follows_input_dtype = False  # without parameters and a dtype of its own
     follows_model_dtype = False  # the same, and in a model, whose dtype it has
-    made_by_build: tuple[str, ...] = ()  # attributes that are not there before `build`
+    _store: ParameterStore | None = None  # of the built layer
 
     def __init__(self, dtype: str, device: str = "cpu") -> None:
         if str(np.dtype(dtype) if isinstance(dtype, type) else dtype) not in FLOAT_DTYPES:
@@ -69,14 +72,7 @@ class Layer:
         self.dtype = np.dtype(dtype)
         self.device = check_device(device)
         self._on_gpu: CudaParameters | None = None
-        self.input_size: int | None = None
-        self.version = 0  # counts changes of the parameters
-        self.values: dict[str, np.ndarray] = {}
-        self._gradients: dict[str, np.ndarray] = {}
-        self.flat_values = np.zeros(0, self.dtype)
-        self.flat_gradients = np.zeros(0, self.dtype)
-        self.drop_passes()
-        self._packing = threading.Lock()
+        self._latest: Latest = Latest()
 
     # ---- properties of a layer ---------------------------------------------------------------------------
 
@@ -92,7 +88,9 @@ class Layer:
         """Names and shapes of the parameters, in order."""
         return {}
 
-    def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    def initialize(
+        self, name: str, shape: tuple[int, ...], input_size: int, rng: np.random.Generator
+    ) -> np.ndarray:
         """First values of one parameter."""
         raise NotImplementedError
 
@@ -107,10 +105,10 @@ class Layer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles take the options, the parameters and what users set, and none of the buffers."""
-        known = vars(_make(type(self), self.options)).keys() | set(self.made_by_build)
+        known = vars(_make(type(self), self.options)).keys() | {"_store"}
         state = {name: value for name, value in vars(self).items() if name not in known}
         state |= {name: getattr(self, name) for name in _KEPT}
-        values = self.flat_values.copy() if self.built else None
+        values = self.copy_values() if self.built else None
         return _rebuild, (type(self), self.options), (self.input_size, values, state)
 
     def __setstate__(self, state: tuple[int | None, np.ndarray | None, dict[str, Any]]) -> None:
@@ -125,9 +123,7 @@ class Layer:
 
     def use_dtype(self, dtype: DTypeLike) -> None:
         """Work in another dtype from now on; for layers without parameters."""
-        if np.dtype(dtype) != self.dtype:
-            self.dtype = np.dtype(dtype)
-            self.drop_passes()
+        self.dtype = np.dtype(dtype)
 
     def to(self, device: str) -> Any:
         """Work on another device from now on.
@@ -147,18 +143,21 @@ class Layer:
         ValueError
             If there is no such device.
         RuntimeError
-            If there is no GPU.
+            If there is no GPU, or a fit trains the layer.
         """
         device = check_device(device)
         if device != self.device:
+            if self._store is not None:
+                self._store.check_free("to")
             self.device, self._on_gpu = device, None
             self.drop_passes()
         return self
 
     def drop_passes(self) -> None:
         """Passes of earlier calls know parameters or devices that are no longer right."""
-        self._spare: dict[bool, list[Pass]] = {True: [], False: []}  # by training
-        self._latest: tuple[Pass, BatchForm, Layout, BatchForm, Layout] | None = None
+        if self._store is not None:
+            self._store.drop_passes()
+        self._latest = Latest()
 
     def cuda_parameters(self) -> "CudaParameters":
         """The parameters on the GPU."""
@@ -192,29 +191,71 @@ class Layer:
             If `input_size` is not a positive integer.
         MemoryError
             If the parameters would take more memory than there is.
+        RuntimeError
+            If a fit trains the layer.
         """
+        store = self._make_store(input_size, seed, self.dtype)
+        if self._store is not None:
+            self._store.check_free("build")
+        self._store, self._on_gpu, self._latest = store, None, Latest()
+
+    def build_once(self, input_size: int, seed: int | None = None) -> ParameterStore:
+        """Build the layer if it is not built; of several threads that do so, the first one does."""
+        if self._store is None:
+            vars(self).setdefault("_store", self._make_store(input_size, seed, self.dtype))
+        return self.store
+
+    def _make_store(self, input_size: int, seed: int | None, dtype: np.dtype) -> ParameterStore:
         input_size = arguments.count("input_size", input_size)
-        shapes = self.parameter_shapes(input_size)
         rng = np.random.default_rng(arguments.seed("seed", seed))
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        check_memory(repr(self), input_size, sum(sizes), self.dtype)
-        self.flat_values = aligned_zeros(sum(sizes), self.dtype)
-        self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
-        self.values, self._gradients = {}, {}
-        end = 0
-        for (name, shape), size in zip(shapes.items(), sizes, strict=True):
-            begin, end = end, end + size
-            self.values[name] = self.flat_values[begin:end].reshape(shape)
-            self._gradients[name] = self.flat_gradients[begin:end].reshape(shape)
-            self.values[name][...] = self.initialize(name, shape, rng)
-        self.input_size, self._on_gpu = input_size, None
-        self.drop_passes()
-        self.version += 1
+        return self.store_class(self, input_size, rng, dtype)
+
+    def store_for(self, width: int, dtype: np.dtype) -> ParameterStore:
+        """The store for an input of this width. A layer without parameters, which may follow the dtype of its
+        input, takes any width."""
+        store = self.build_once(width)
+        if not store.values and (store.input_size != width or store.dtype != dtype):
+            store = self._store = self._make_store(width, 0, dtype)
+        return store
 
     @property
     def built(self) -> bool:
         """Whether the parameters exist."""
-        return self.input_size is not None
+        return self._store is not None
+
+    @property
+    def store(self) -> ParameterStore:
+        """The parameters of a layer that is built, as they are used."""
+        assert self._store is not None
+        return self._store
+
+    @property
+    def input_size(self) -> int | None:
+        return None if self._store is None else self._store.input_size
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The parameters by name. Who writes to them calls `count_change` before."""
+        return {} if self._store is None else self._store.values
+
+    @property
+    def flat_values(self) -> np.ndarray:
+        """All parameters one after the other."""
+        return np.zeros(0, self.dtype) if self._store is None else self._store.flat_values
+
+    @property
+    def flat_gradients(self) -> np.ndarray:
+        """Their gradients."""
+        return np.zeros(0, self.dtype) if self._store is None else self._store.flat_gradients
+
+    @property
+    def version(self) -> int:
+        """Counts changes of the parameters."""
+        return 0 if self._store is None else int(self._store.guard[CHANGES])
+
+    def count_change(self) -> None:
+        """Say that the parameters change, before they do."""
+        self.store.count_change()
 
     @property
     def fixes_width(self) -> bool:
@@ -235,7 +276,7 @@ class Layer:
         """Gradients of the parameters by name, as the latest backward left them."""
         if self._on_gpu is not None:
             self._on_gpu.publish_gradients()
-        return self._gradients
+        return {} if self._store is None else self._store.gradients
 
     def set_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Replace all parameters.
@@ -255,10 +296,30 @@ class Layer:
         """
         if not self.built:
             raise RuntimeError("build(input_size) the layer, or use it once, before setting its parameters")
-        new = self.check_parameters(parameters)
-        for name, values in new.items():
-            self.values[name][...] = values
-        self.version += 1
+        # A copy of all, for they may be views of these very parameters; written by one call, without a chance
+        # for an interrupt.
+        new = self.flatten(self.check_parameters(parameters))
+        store = self.store
+        hold = Hold(store.guards)
+        try:
+            hold.take(WRITE)
+            store.count_change()
+            store.flat_values[...] = new
+        finally:
+            use_guards(*hold.way_out)
+
+    def flatten(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Parameters as `flat_values` holds them, in a copy."""
+        return np.concatenate([np.zeros(0, self.dtype), *map(np.ravel, parameters.values())])
+
+    def copy_values(self) -> np.ndarray:
+        """A copy of `flat_values`, which nobody changes meanwhile."""
+        hold = Hold(self.store.guards)
+        try:
+            hold.take(READ)
+            return self.store.flat_values.copy()
+        finally:
+            use_guards(*hold.way_out)
 
     def check_parameters(self, parameters: Mapping[str, Any], owner: str = "") -> dict[str, np.ndarray]:
         """`parameters` as arrays that fit, or a ValueError that names the entry that does not."""
@@ -285,52 +346,62 @@ class Layer:
         vectors, tokens = self.takes_vectors, self.takes_tokens
         steps = read_steps(x, dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
         if not self.takes_tokens:
-            if self.fixes_width and steps.width() != self.input_size:
-                raise ValueError(f"{name} must have {self.input_size} features, not {steps.width()}")
+            if self._store is not None:
+                self.check_width(steps, self._store, name)
             if not self.checks_while_reading:
                 check_finite(steps, name)
         if self.follows_input_dtype:
-            self.use_dtype(dtype)
+            self.use_dtype(dtype)  # what `dtype` says; a call goes by its own input
         return steps
+
+    def check_width(self, steps: FlatBatch, store: ParameterStore, name: str = "x") -> None:
+        """Raise a ValueError where an input has not the features that the layer has parameters for."""
+        if store.values and not self.takes_tokens and steps.width() != store.input_size:
+            raise ValueError(f"{name} must have {store.input_size} features, not {steps.width()}")
 
     @property
     def known_input_size(self) -> int:
         """`input_size` of a layer that is built."""
-        assert self.input_size is not None
-        return self.input_size
+        return self.store.input_size
 
     def pack_input(self, steps: FlatBatch, layout: Layout) -> np.ndarray:
         """The matrix of inputs in packed order."""
         return pack_steps(steps, layout)
 
-    def acquire_pass(self, training: bool) -> Any:
+    def acquire_pass(self, training: bool, store: ParameterStore | None = None) -> Any:
         """A pass that is not in use, with the buffers of an earlier call where there is one."""
-        try:
-            return self._spare[training].pop()
-        except IndexError:
-            return self.new_pass(training)
+        run = (store or self.store).spare_pass(training)
+        if run is None:
+            run = self.new_pass(training)
+            if store is not None:
+                run.use_store(store)
+        return run
 
     def remember_pass(
         self, run: Pass, form: BatchForm, layout: Layout, out_form: BatchForm, out_layout: Layout
     ) -> None:
         """A forward has succeeded: it is the latest one from now on."""
-        self.release_pass()
         if run.training:
-            self._latest = (run, form, layout, out_form, out_layout)
-        elif not self._spare[False] and run.buffers.nbytes <= LARGEST_SPARE_BYTES:
-            self._spare[False].append(run)
+            before = self._latest.remember((run, form, layout, out_form, out_layout))
+        else:
+            run.store.keep_pass(run)
+            before = self._latest.forget()
+        for earlier, *_ in before:
+            earlier.store.keep_pass(earlier)
 
     def latest_pass(self) -> tuple[Any, BatchForm, Layout, BatchForm, Layout]:
-        """What the latest forward left, for one backward: it overwrites the sums that it reads."""
-        if self._latest is None:
-            raise RuntimeError("backward needs a forward(training=True) before it, one for each backward")
-        return self._latest
+        """What the latest forward left, for one backward, which overwrites the sums that it reads; then
+        `release_pass`, or `return_pass` where it could not begin."""
+        entry: tuple[Any, BatchForm, Layout, BatchForm, Layout] = self._latest.take()
+        return entry
 
-    def release_pass(self) -> None:
+    def return_pass(self, entry: tuple[Any, BatchForm, Layout, BatchForm, Layout]) -> None:
+        """Backward could not begin: the pass waits for the next one."""
+        self._latest.put_back(entry)
+
+    def release_pass(self, run: Pass) -> None:
         """Backward is done: the buffers wait for the next forward."""
-        if self._latest is not None:
-            self._spare[True].append(self._latest[0])
-            self._latest = None
+        run.store.keep_pass(run)
 
 
 def _library_class(layer_class: type[Layer]) -> type[Layer]:

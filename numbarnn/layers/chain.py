@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.guards import Guards
 from numbarnn.engine.program import Call
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.base import Layer
@@ -21,10 +22,17 @@ class Chain:
         Built layers that fit one another.
     training : bool
         Keep what backward needs, and apply dropout.
+
+    Attributes
+    ----------
+    stores, guards : list of ParameterStore, Guards
+        The parameters. Who drives the passes has their guards: see `hold_packed`.
     """
 
     def __init__(self, layers: Sequence[Layer], training: bool) -> None:
         self.passes: list[Pass] = [layer.new_pass(training) for layer in layers]
+        self.stores = [run.store for run in self.passes]
+        self.guards = Guards(store.guard for store in self.stores)
         self.buffers = type(self.passes[0].buffers)(layers[0].dtype)  # for who drives the passes
         self._drawing = [i for i, run in enumerate(self.passes) if run.needs_seed]
         trained = [i for i, layer in enumerate(layers) if layer.count_parameters()]

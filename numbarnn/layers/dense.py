@@ -16,56 +16,82 @@ from numbarnn.engine.program import Call, Work, by_cuts
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, padded
 from numbarnn.layers.initializers import WEIGHT_INITIALIZERS, initial_matrix
+from numbarnn.layers.parameters import ParameterStore
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.stateless import StatelessLayer
 from numbarnn.sequences.layout import Layout
 
 
+class DenseParameters(ParameterStore):
+    """The parameters of a built layer, and the panels that kernels read."""
+
+    def __init__(self, layer: "Dense", input_size: int, rng: np.random.Generator, dtype: np.dtype) -> None:
+        super().__init__(layer, input_size, rng, dtype)
+        self.column_map = identity_map(layer.units, dtype)
+        self.panels = panels_for(self.column_map.size, input_size, PANEL_VECTORS, dtype)
+        self.panels_transposed = panels_for(
+            padded(input_size, dtype), self.column_map.size, PANEL_VECTORS, dtype
+        )
+        self.packed_bias = aligned_zeros(self.column_map.size, dtype)
+        self.zeros = aligned_zeros(padded(input_size, dtype), dtype)
+        self.packing = Work(
+            pack_matrix, 1,
+            (
+                self.values["weight"], self.values["bias"], self.column_map, self.panels,
+                self.panels_transposed, self.packed_bias,
+            ),
+        )  # fmt: skip
+
+    def pack(self, training: bool) -> None:
+        self.packing.run()
+
+
 class DensePass(Pass):
     layer: "Dense"
+    store: "DenseParameters"
 
     def prepare(self, layout: Layout, x: Any, seed: int | None) -> tuple[Layout, Any]:
-        layer = self.layer
-        self.begin(layout, 2 * layout.total * layer.flat_values.size)
+        layer, store = self.layer, self.store
+        self.begin(layout, 2 * layout.total * store.flat_values.size)
         self.x = x
-        layer.pack()
+        store.refresh(self.training)
         self.y = self.buffers.matrix("y", layout.total, padded(layer.units, layer.dtype))
         return layout, self.y
 
     def forward_work(self) -> list[Work]:
-        layer, layout = self.layer, self.layout
+        store, layout = self.store, self.layout
         return [
             by_cuts(
-                dense_forward, self.cuts, self.x, layer.panels, layer.packed_bias, self.y,
-                layer.activation_code, layout.active, layout.offset,
+                dense_forward, self.cuts, self.x, store.panels, store.packed_bias, self.y,
+                self.layer.activation_code, layout.active, layout.offset,
             )
         ]  # fmt: skip
 
     def record_forward(self) -> list[Call]:
-        return [self.layer.packing.record(), *super().record_forward()]
+        return [self.store.packing.record(), *super().record_forward()]
 
     def prepare_backward(self, dy: Any, need_dx: bool) -> Any:
-        layer, rows = self.layer, self.layout.total
+        rows = self.layout.total
         self.dy = dy
         self.dsums = self.buffers.matrix("dsums", rows, self.y.shape[1])
-        columns = padded(layer.known_input_size, layer.dtype)
+        columns = padded(self.store.input_size, self.store.dtype)
         self.dx = self.buffers.matrix("dx", rows if need_dx else 0, columns)
         return self.dx if need_dx else None
 
     def backward_work(self) -> list[Work]:
-        layer, layout = self.layer, self.layout
-        panels = layer.panels.shape[0]
+        store, layout = self.store, self.layout
+        panels = store.panels.shape[0]
         parts = min(self.threads, panels)
-        dpanels = self.buffers.matrix("dpanels", panels, layer.panels[0].size).reshape(layer.panels.shape)
+        dpanels = self.buffers.matrix("dpanels", panels, store.panels[0].size).reshape(store.panels.shape)
         dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
         return [
             by_cuts(
-                dense_backward, self.cuts, self.y, self.dy, self.dsums, layer.activation_code,
-                layer.panels_transposed, layer.zeros, self.dx, layout.active, layout.offset,
+                dense_backward, self.cuts, self.y, self.dy, self.dsums, self.layer.activation_code,
+                store.panels_transposed, store.zeros, self.dx, layout.active, layout.offset,
             ),
             by_cuts(
                 dense_weight_gradients, even_cuts(panels, parts), self.x, self.dsums, layout.offset, dpanels,
-                dbias, layer.column_map, layer.gradients["weight"], layer.gradients["bias"],
+                dbias, store.column_map, store.gradients["weight"], store.gradients["bias"],
             ),
         ]  # fmt: skip
 
@@ -99,16 +125,8 @@ class Dense(StatelessLayer):
     """
 
     pass_class = DensePass
+    store_class = DenseParameters
     cuda_pass = "stateless", "DenseCuda"
-    made_by_build = (
-        "column_map",
-        "panels",
-        "panels_transposed",
-        "packed_bias",
-        "zeros",
-        "_packed_version",
-        "packing",
-    )
 
     def __init__(
         self,
@@ -138,35 +156,11 @@ class Dense(StatelessLayer):
     def parameter_shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.units, input_size), "bias": (self.units,)}
 
-    def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        input_size = self.parameters["weight"].shape[1]
+    def initialize(
+        self, name: str, shape: tuple[int, ...], input_size: int, rng: np.random.Generator
+    ) -> np.ndarray:
         if name == "weight":
             return initial_matrix(self.weight_initializer, shape[0], shape[1], rng, units=input_size)
         if self.weight_initializer == "pytorch":
             return initial_matrix("pytorch", 1, shape[0], rng, units=input_size).reshape(shape)
         return np.zeros(shape)
-
-    def build(self, input_size: int, seed: int | None = None) -> None:
-        super().build(input_size, seed)
-        self.column_map = identity_map(self.units, self.dtype)
-        self.panels = panels_for(self.column_map.size, input_size, PANEL_VECTORS, self.dtype)
-        self.panels_transposed = panels_for(
-            padded(input_size, self.dtype), self.column_map.size, PANEL_VECTORS, self.dtype
-        )
-        self.packed_bias = aligned_zeros(self.column_map.size, self.dtype)
-        self.zeros = aligned_zeros(padded(input_size, self.dtype), self.dtype)
-        self._packed_version = -1
-        self.packing = Work(
-            pack_matrix, 1,
-            (
-                self.values["weight"], self.values["bias"], self.column_map, self.panels,
-                self.panels_transposed, self.packed_bias,
-            ),
-        )  # fmt: skip
-
-    def pack(self) -> None:
-        """Bring the packed weights up to date."""
-        with self._packing:
-            if self._packed_version != self.version:
-                self.packing.run()
-                self._packed_version = self.version

@@ -36,7 +36,7 @@ class DropoutPass(Pass):
         if not self.needs_seed:
             return []
         layout, layer = self.layout, self.layer
-        size = layer.known_input_size
+        size = self.store.input_size
         offsets = layout.offset[None]
         return [
             by_cuts(

@@ -57,11 +57,11 @@ class EmbeddingPass(Pass):
     def prepare(self, layout, x, seed):
         self.begin(layout, layout.total * self.layer.embedding_dim)
         self.tokens = x
-        self.y = self.buffers.matrix("y", layout.total, padded(self.layer.embedding_dim, self.layer.dtype))
+        self.y = self.buffers.matrix("y", layout.total, padded(self.layer.embedding_dim, self.store.dtype))
         return layout, self.y
 
     def forward_work(self):
-        table, layout = self.layer.values["weight"], self.layout
+        table, layout = self.store.values["weight"], self.layout
         return [by_cuts(_look_up, self.cuts, table, self.tokens, self.y, layout.active, layout.offset)]
 
     def prepare_backward(self, dy, need_dx):
@@ -71,7 +71,7 @@ class EmbeddingPass(Pass):
         # Tokens have no gradient; the table has.
         columns = self.layer.embedding_dim
         cuts = even_cuts(columns, min(self.threads, columns))
-        dtable = self.layer.gradients["weight"]
+        dtable = self.store.gradients["weight"]
         return [by_cuts(_add_up, cuts, self.tokens, self.layout.offset, self.dy, dtable)]
 
 
@@ -123,7 +123,7 @@ class Embedding(StatelessLayer):
     def parameter_shapes(self, input_size):
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
-    def initialize(self, name, shape, rng):
+    def initialize(self, name, shape, input_size, rng):
         return rng.standard_normal(shape)
 
     def pack_input(self, steps: FlatBatch, layout: Layout) -> np.ndarray:

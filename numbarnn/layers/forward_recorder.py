@@ -17,7 +17,7 @@ class ForwardRecorder(Recorder):
     def caller_calls(self) -> list[Call]:
         """All of forward: from the caller's inputs and initial states to its outputs and final states."""
         plan, layer, bands, form = self.plan, self.layer, self.bands, self.form
-        rows = self.rows_arguments(form, layer.known_input_size)
+        rows = self.rows_arguments(form, self.plan.store.input_size)
         calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, plan.inputs[0].matrix)]
         for k, states in enumerate(plan.states):
             calls.append(self.states_call(import_states, k, states, plan.first_rows(k)))

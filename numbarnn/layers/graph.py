@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.guards import Guards
 from numbarnn.engine.random import seed_of
 from numbarnn.layers.graph_nodes import LayerNode, Node, RecurrentNode, SideBySide, Wire
 from numbarnn.sequences.layout import Layout
@@ -38,6 +39,8 @@ class Graph:
         self.carrier = next(iter(of_layers.values())).run  # all passes have one device and dtype
         self.runs = [of_layers.get(i) or SideBySide(node, self.carrier) for i, node in enumerate(self.nodes)]
         self.passes = [run.run for run in of_layers.values()]
+        self.stores = [run.store for run in self.passes]
+        self.guards = Guards(store.guard for store in self.stores)
         self.buffers = type(self.carrier.buffers)(self.carrier.buffers.dtype)
         self.wires: list[Any] = []
         self.steps: list[tuple[list[Any], Node, Any]] = []

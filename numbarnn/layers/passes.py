@@ -62,6 +62,8 @@ class Pass:
     ----------
     layout : Layout
         The present batch's.
+    store : ParameterStore
+        The parameters. Another one may take its place in the layer; the pass keeps this one.
     threads : int
         How many the batch uses.
     cuts : int64 array
@@ -71,7 +73,12 @@ class Pass:
     def __init__(self, layer: Any, training: bool) -> None:
         self.layer = layer
         self.training = training
-        self.buffers = Buffers(layer.dtype)
+        self.use_store(layer.store)
+
+    def use_store(self, store: Any) -> None:
+        """Have the parameters, sizes and dtype of this `ParameterStore`."""
+        self.store = store
+        self.buffers = Buffers(store.dtype)
 
     @property
     def needs_seed(self) -> bool:

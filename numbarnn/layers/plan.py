@@ -44,7 +44,9 @@ class Plan:
     Parameters
     ----------
     layer : recurrent layer
-        The layer, built.
+        The layer.
+    store : RecurrentParameters
+        Its parameters.
     training : bool
         Whether what backward needs is saved, and dropout applied.
     buffers : Buffers
@@ -80,6 +82,7 @@ class Plan:
     def __init__(
         self,
         layer: Any,
+        store: Any,
         training: bool,
         buffers: Buffers,
         layout: Layout,
@@ -87,14 +90,14 @@ class Plan:
         sequence: bool,
         capacity: Capacity = NO_CAPACITY,
     ) -> None:
-        self.layer, self.training, self.buffers = layer, training, buffers
+        self.layer, self.store, self.training, self.buffers = layer, store, training, buffers
         self.layout, self.sequence = layout, sequence
         self.source, self.num_threads = buffer_key(x), get_num_threads()
         self.bindings, self.seeds = (
             make_bindings(len(layer.cell.states)),
             np.zeros(layer.num_layers, np.uint64),
         )
-        self.packed = layer.packed(training)
+        self.packed = store.panels
         self.count = layer.num_layers * layer.directions
         self.units = padded(layer.hidden_size, layer.dtype)
         self.sharing = self._sharing(layout)
@@ -163,7 +166,7 @@ class Plan:
         self._clear_first_states()
 
     def _sharing(self, layout):
-        return sharing_of(self.layer, layout, self.packed[0].weights.recurrent)
+        return sharing_of(self.layer, layout, self.store)
 
     def _band_cuts(self):
         return self.cuts if self.sharing.by_rows else self.layout.row_cuts(1)
@@ -223,7 +226,7 @@ class Plan:
 
     def _own_inputs(self):
         layer, bands = self.layer, self.bands
-        x = self.buffers.matrix("x", bands.capacity.total, padded(layer.known_input_size, layer.dtype))
+        x = self.buffers.matrix("x", bands.capacity.total, padded(self.store.input_size, layer.dtype))
         return Inputs(x, bands.gate_offset, True, bands.gate_rows)
 
     def _inputs_from(self, level):

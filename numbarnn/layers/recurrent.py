@@ -9,13 +9,14 @@ from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import Cell
 from numbarnn.devices import is_on_gpu
+from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros, empty_matrix
-from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, STATES_IN, Program, record_together
-from numbarnn.engine.threads import get_num_threads
+from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT, STATES_IN
 from numbarnn.layers.base import Layer
 from numbarnn.layers.initializers import RECURRENT_INITIALIZERS, WEIGHT_INITIALIZERS, initial_matrix
+from numbarnn.layers.parameters import hold_packed
 from numbarnn.layers.recurrent_pass import RecurrentPass
-from numbarnn.layers.weight_panels import PACKED_NUMBERS_WORTH_A_FORK, WeightPanels
+from numbarnn.layers.weight_panels import RecurrentParameters
 from numbarnn.sequences.reading import (
     BatchForm,
     FlatBatch,
@@ -36,10 +37,10 @@ class Recurrent(Layer):
     """Base of the recurrent layers; see `LSTM` for the parameters."""
 
     pass_class = RecurrentPass
+    store_class = RecurrentParameters
     cuda_pass = "recurrent_pass", "RecurrentCuda"
     takes_vectors = False
     checks_while_reading = True
-    made_by_build = ("direction_values", "direction_gradients", "_packing_programs")
 
     def __init__(
         self,
@@ -76,8 +77,6 @@ class Recurrent(Layer):
         if precision != "float32" and self.dtype != np.float32:
             raise ValueError(f'precision={precision!r} needs dtype="float32", not dtype="{self.dtype}"')
         self.directions = 2 if bidirectional else 1
-        self._packed: list[WeightPanels] = []
-        self._packed_version = {True: -1, False: -1}  # with the weights for backward, and without
         self._zeros = np.zeros(0, self.dtype)
         self._no_states = (np.zeros((0, 0, 0), self.dtype),) * max(STATES_IN, len(cell.states))
 
@@ -117,7 +116,9 @@ class Recurrent(Layer):
                     shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
         return shapes
 
-    def initialize(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    def initialize(
+        self, name: str, shape: tuple[int, ...], input_size: int, rng: np.random.Generator
+    ) -> np.ndarray:
         gates, hidden = len(self.cell.gates), self.hidden_size
         if name.startswith("weight"):
             chosen = self.weight_initializer if "_ih" in name else self.recurrent_initializer
@@ -131,17 +132,6 @@ class Recurrent(Layer):
             values[self.cell.gates.index(self.cell.forget_gate)] = 1.0  # an open memory at the start
         return values.reshape(shape)
 
-    def build(self, input_size: int, seed: int | None = None) -> None:
-        super().build(input_size, seed)
-        self.direction_values = self.by_direction(self.values)
-        self.direction_gradients = self.by_direction(self._gradients)
-        self._packed = [
-            WeightPanels(self.cell, values[0].shape[1], self.hidden_size, self.dtype)
-            for values in self.direction_values
-        ]
-        self._packing_programs: dict[tuple[bool, int], Program] = {}
-        self._packed_version = {True: -1, False: -1}
-
     def by_direction(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
         result = []
@@ -151,32 +141,6 @@ class Recurrent(Layer):
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             result.append(tuple(arrays.get(name + suffix, NO_BIAS[self.dtype]) for name in names))
         return result
-
-    def packed(self, with_transposed: bool) -> list[WeightPanels]:
-        """The packed weights, brought up to date."""
-        # Most calls find everything up to date, and need no lock to see it.
-        if self._packed_version[with_transposed] != self.version:
-            with self._packing:
-                if self._packed_version[with_transposed] != self.version:
-                    self.packing_program(with_transposed, get_num_threads()).run()
-                    self._packed_version[with_transposed] = self._packed_version[False] = self.version
-        return self._packed
-
-    def packing_program(self, with_transposed: bool, threads: int) -> Program:
-        """What brings the packed weights up to date, on this many threads."""
-        program = self._packing_programs.get((with_transposed, threads))
-        if program is None:
-            chains = [
-                packed.pack_calls(values, with_transposed, threads)
-                for packed, values in zip(self._packed, self.direction_values, strict=True)
-            ]
-            # A thread that packs the weights of a direction has them in its cache when it runs it.
-            if 1 < threads <= len(chains) and self.flat_values.size >= PACKED_NUMBERS_WORTH_A_FORK:
-                calls = [record_together(chains)]
-            else:
-                calls = [call for chain in chains for call in chain]
-            program = self._packing_programs[with_transposed, threads] = Program(calls)
-        return program
 
     def zeros_for(self, width: int) -> np.ndarray:
         """A row of zeros for sums to start from."""
@@ -244,8 +208,9 @@ class Recurrent(Layer):
         initial = self._read_states(initial_state, form.layout.rows, state_name)
         if not self.built:
             check_finite(steps, x_name)
-            self.build(steps.width())
+            self.build_once(steps.width())
         run = self.acquire_pass(training)
+        self.check_width(steps, run.store, x_name)
         y = empty_matrix(form.flat_rows, self.output_size(0), self.dtype)
         states = self._empty_states(form.layout.rows)
         fault = run.forward_on(form, seed, initial, steps.values, y, states)
@@ -296,20 +261,28 @@ class Recurrent(Layer):
         ValueError
             If a gradient does not have the form of what it belongs to.
         """
-        run, form, layout, _, _ = self.latest_pass()
         input_gradient = arguments.flag("input_gradient", input_gradient)
+        entry = self.latest_pass()
+        try:
+            return self._backward(entry, dy, dstate, input_gradient)
+        except (TypeError, ValueError):
+            self.return_pass(entry)
+            raise
+
+    def _backward(self, entry: Any, dy: Any, dstate: Any, input_gradient: bool) -> tuple[Any, Any]:
         if self.device == "cuda" and is_on_gpu(dy):
             from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
-            return cuda_calls.backward_recurrent(self, dy, dstate, input_gradient)
+            return cuda_calls.backward_recurrent(self, entry, dy, dstate, input_gradient)
+        run, form, layout, _, _ = entry
         flat = read_like(dy, form, self.output_size(0), self.dtype, "dy")
         dfinal = self._read_states(dstate, layout.rows, "dstate")
-        dx = empty_matrix(form.flat_rows, self.known_input_size, self.dtype) if input_gradient else None
+        dx = empty_matrix(form.flat_rows, run.store.input_size, self.dtype) if input_gradient else None
         dstates = self._empty_states(layout.rows)
         fault = run.backward_on(form, dfinal, flat, dx, dstates)
         if fault != NO_FAULT:
             raise self._fault_error(fault, form, "dy", "dstate")
-        self.release_pass()
+        self.release_pass(run)
         return (None if dx is None else in_form(dx, form)), self.export_states(dstates)
 
     def step(self, x_t: Any, state: Any = None) -> tuple[np.ndarray, Any]:
@@ -365,10 +338,16 @@ class Recurrent(Layer):
             from numbarnn.layers.cuda.runs import weights_of_steps  # where a GPU is asked for
 
             return weights_of_steps(self)
-        weights = self.packed(with_transposed=False)[0].weights
+        store: Any = self.store
+        weights = store.panels[0].weights
         copies = [aligned_zeros(array.shape, self.dtype) for array in weights]
-        for copy, array in zip(copies, weights, strict=True):
-            copy[...] = array
+        hold = Hold(store.guards)
+        try:
+            hold_packed(hold, [store], training=False)
+            for copy, array in zip(copies, weights, strict=True):
+                copy[...] = array
+        finally:
+            use_guards(*hold.way_out)
         return self.cell.weights(*copies)
 
     def _read_states(self, state: Any, rows: int, name: str) -> tuple[np.ndarray, ...]:
@@ -393,7 +372,9 @@ class Recurrent(Layer):
         return arguments.finite_array(f"{name} ({label})", state, shape, self.dtype)
 
     def _empty_states(self, rows: int) -> np.ndarray:
-        return np.empty((len(self.cell.states), len(self._packed), rows, self.hidden_size), self.dtype)
+        return np.empty(
+            (len(self.cell.states), self.num_layers * self.directions, rows, self.hidden_size), self.dtype
+        )
 
     def export_states(self, states: np.ndarray) -> Any:
         """States (S, L * D, B, H) as the cell's users know them: of one state, that state itself."""

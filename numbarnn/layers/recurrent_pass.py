@@ -6,13 +6,26 @@
 
 from typing import Any
 
-from numbarnn.engine.program import Program, record
+from numbarnn.engine.guards import WRITE, Hold, use_guards
+from numbarnn.engine.program import (
+    ACCESS,
+    BACKWARD,
+    GUARD,
+    NO_GUARD,
+    OUT_OF_DATE,
+    PREDICT,
+    READ_CHANGE,
+    TRAIN,
+    Program,
+    record,
+)
 from numbarnn.engine.random import seed_of
 from numbarnn.engine.states import clear
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.layers.backward_recorder import BackwardRecorder
 from numbarnn.layers.bands import NO_CAPACITY
 from numbarnn.layers.forward_recorder import ForwardRecorder
+from numbarnn.layers.parameters import hold_packed
 from numbarnn.layers.passes import Pass
 from numbarnn.layers.plan import Plan, buffer_key
 from numbarnn.sequences.layout import find_cuts
@@ -50,7 +63,9 @@ class RecurrentPass(Pass):
             self.forward_program = Program(self._forward_calls())
         elif layout is not self.layout:
             self._rebind(layout)
-        self._begin(seed)
+        if self.needs_seed:
+            self.reseed(seed)
+        self.store.refresh(self.training)
         plan = self.plan
         return (layout, plan.output[: layout.total]) if plan.sequence else (layout.last, plan.last)
 
@@ -62,7 +77,7 @@ class RecurrentPass(Pass):
         capacity = NO_CAPACITY
         if x is not None and self.plan is not None and self.plan.source is not None:
             capacity = self.plan.capacity_for(layout, sequence)
-        self.plan = Plan(self.layer, self.training, self.buffers, layout, x, sequence, capacity)
+        self.plan = Plan(self.layer, self.store, self.training, self.buffers, layout, x, sequence, capacity)
         self.layout, self.threads, self.cuts = layout, self.plan.sharing.threads, self.plan.cuts
         self.planned_backward = self.planned_form = None
 
@@ -72,11 +87,28 @@ class RecurrentPass(Pass):
         self.plan.rebind(layout)
         self.planned_form = None
 
-    def _begin(self, seed):
-        """What differs from call to call."""
-        if self.needs_seed:
-            self.reseed(seed)
-        self.layer.packed(self.training)
+    def _run_guarded(self, program, access, *arrays):
+        """Run a program on the caller's arrays, with weights that nobody changes meanwhile."""
+        store, bindings = self.store, self.plan.bindings
+        if not store.guards.are_mine():
+            bindings[ACCESS], bindings[GUARD] = access, store.guards.keys[0]
+            fault = program.run_on(bindings, *arrays)
+            if fault != OUT_OF_DATE:
+                return fault
+        # The weights have to be packed, or the thread has the guard already. It keeps it until the end, lest
+        # others change the parameters again.
+        hold = Hold(store.guards)
+        try:
+            if access == BACKWARD:
+                hold.take(WRITE)
+                store.check_unchanged(bindings[READ_CHANGE])
+            else:
+                hold_packed(hold, [store], self.training)
+                bindings[READ_CHANGE] = store.packed_change(self.training)
+            bindings[GUARD] = NO_GUARD
+            return program.run_on(bindings, *arrays)
+        finally:
+            use_guards(*hold.way_out)
 
     def reseed(self, seed):
         self.plan.seeds[:] = [seed_of(seed, level) for level in range(self.layer.num_layers)]
@@ -89,7 +121,7 @@ class RecurrentPass(Pass):
         calls = [record(find_cuts, self.layout.lengths, self.cuts)] if self.cuts.size > 2 else []
         calls += plan.bands.rebind_calls(self.layout)
         calls += [record(clear, states, plan.first_rows(k)) for k, states in enumerate(plan.states)]
-        calls += self.layer.packing_program(self.training, get_num_threads()).calls
+        calls += self.store.packing_program(self.training, get_num_threads()).calls
         return calls + self.forward_program.calls
 
     def forward_on(self, form, seed, initial_state, flat_x, flat_y, states):
@@ -105,8 +137,10 @@ class RecurrentPass(Pass):
             self._plan(form.layout, None, sequence=True)
             self.caller_program = Program(ForwardRecorder(self.plan, form).caller_calls())
             self.planned_form = form
-        self._begin(seed)
-        return self.caller_program.run_on(self.plan.bindings, flat_x, flat_y, states, initial_state)
+        if self.needs_seed:
+            self.reseed(seed)
+        access = TRAIN if self.training else PREDICT
+        return self._run_guarded(self.caller_program, access, flat_x, flat_y, states, initial_state)
 
     # ---- backward ----------------------------------------------------------------------------------------
 
@@ -138,6 +172,5 @@ class RecurrentPass(Pass):
             recorder = BackwardRecorder(self.plan, None, need_dx, form)
             self.caller_backward_program = Program(recorder.caller_calls())
             self.planned_backward = wanted
-        return self.caller_backward_program.run_on(
-            self.plan.bindings, flat_dy, flat_dx if need_dx else dstates, dstates, dstate
-        )
+        wanted = flat_dx if need_dx else dstates
+        return self._run_guarded(self.caller_backward_program, BACKWARD, flat_dy, wanted, dstates, dstate)

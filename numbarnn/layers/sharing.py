@@ -31,9 +31,10 @@ class Sharing(NamedTuple):
         return not (self.by_directions or self.by_units)
 
 
-def sharing_of(layer: Any, layout: Layout, recurrent: np.ndarray) -> Sharing:
-    """How threads share a batch of a layer whose packed recurrent weights are `recurrent`."""
-    threads = Pass.threads_for(2 * layout.total * layer.flat_values.size)
+def sharing_of(layer: Any, layout: Layout, store: Any) -> Sharing:
+    """How threads share a batch of a layer with these parameters."""
+    recurrent = store.panels[0].weights.recurrent
+    threads = Pass.threads_for(2 * layout.total * store.flat_values.size)
     # Two directions on two threads share nothing; the rows of one do, in the lines of the caches.
     by_directions = layer.directions == 2 and threads == 2
     by_units = not by_directions and _pays_by_units(layout, threads, recurrent)

@@ -4,7 +4,9 @@ from typing import Any
 
 from numbarnn import arguments
 from numbarnn.devices import is_on_gpu
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.base import Layer
+from numbarnn.layers.parameters import hold_packed
 from numbarnn.sequences.reading import (
     FlatBatch,
     check_finite,
@@ -50,14 +52,20 @@ class StatelessLayer(Layer):
         steps = self.read_input(x, lengths)
         layout = steps.form.layout
         x_packed = self.pack_input(steps, layout)
-        if not self.fixes_width and self.input_size != steps.width():
-            self.build(steps.width())
-        run = self.acquire_pass(training)
-        x_on_device = run.to_device(x_packed, self.known_input_size)
-        out_layout, y = run.prepare(layout, x_on_device, seed if training else None)
-        run.forward()
+        store = self.store_for(steps.width(), self.dtype if self.takes_tokens else steps.values.dtype)
+        self.check_width(steps, store)
+        run = self.acquire_pass(training, store)
+        hold = Hold(store.guards)
+        try:
+            hold_packed(hold, [store], training)
+            x_on_device = run.to_device(x_packed, store.input_size)
+            out_layout, y = run.prepare(layout, x_on_device, seed if training else None)
+            run.forward()
+            run.read_change = store.packed_change(training)
+        finally:
+            use_guards(*hold.way_out)
         out_form = steps.form if out_layout is layout else vector_form(steps.rows)
-        result = unpack_steps(run.to_host(y), self.output_size(self.known_input_size), out_form, out_layout)
+        result = unpack_steps(run.to_host(y), self.output_size(store.input_size), out_form, out_layout)
         self.remember_pass(run, steps.form, layout, out_form, out_layout)
         return result
 
@@ -81,19 +89,33 @@ class StatelessLayer(Layer):
         ValueError
             If `dy` does not have the form of the output.
         """
-        run, form, layout, out_form, out_layout = self.latest_pass()
+        entry = self.latest_pass()
+        try:
+            return self._backward(entry, dy)
+        except (TypeError, ValueError):
+            self.return_pass(entry)
+            raise
+
+    def _backward(self, entry: Any, dy: Any) -> Any:
         if self.device == "cuda" and is_on_gpu(dy):
             from numbarnn.layers.cuda import calls as cuda_calls  # where there is a GPU, not before
 
-            return cuda_calls.backward_stateless(self, dy)
-        size = self.output_size(self.known_input_size)
-        steps = FlatBatch(read_like(dy, out_form, size, self.dtype, "dy"), out_form)
+            return cuda_calls.backward_stateless(self, entry, dy)
+        run, form, layout, out_form, out_layout = entry
+        store = run.store
+        size = self.output_size(store.input_size)
+        steps = FlatBatch(read_like(dy, out_form, size, store.dtype, "dy"), out_form)
         check_finite(steps, "dy")
         packed = pack_steps(steps, out_layout)
-        dx = run.prepare_backward(run.to_device(packed, size), need_dx=not self.takes_tokens)
-        run.backward()
-        run.export_gradients()
-        self.release_pass()
-        if dx is None:
-            return None
-        return unpack_steps(run.to_host(dx), self.known_input_size, form, layout)
+        hold = Hold(store.guards)
+        try:
+            hold.take(WRITE)
+            store.check_unchanged(run.read_change)
+            dx = run.prepare_backward(run.to_device(packed, size), need_dx=not self.takes_tokens)
+            run.backward()
+            run.export_gradients()
+        finally:
+            use_guards(*hold.way_out)
+        result = None if dx is None else unpack_steps(run.to_host(dx), store.input_size, form, layout)
+        self.release_pass(run)
+        return result

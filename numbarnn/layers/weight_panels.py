@@ -1,4 +1,8 @@
-"""The weights of one recurrent layer and direction in the form that kernels read."""
+"""The parameters of a recurrent layer, and its weights in the form that kernels read."""
+
+from typing import Any
+
+import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.engine.packing import (
@@ -8,9 +12,10 @@ from numbarnn.engine.packing import (
     pack_recurrent_transposed,
     panels_for,
 )
-from numbarnn.engine.program import Call, record
-from numbarnn.engine.threads import even_cuts
+from numbarnn.engine.program import Call, Program, record, record_together
+from numbarnn.engine.threads import even_cuts, get_num_threads
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
+from numbarnn.layers.parameters import ParameterStore
 
 PACKED_NUMBERS_WORTH_A_THREAD = 100_000
 PACKED_NUMBERS_WORTH_A_FORK = 40_000
@@ -65,3 +70,44 @@ class WeightPanels:
                 )
             )
         return calls
+
+
+class RecurrentParameters(ParameterStore):
+    """The parameters of a built recurrent layer, and the panels of each layer and direction.
+
+    Attributes
+    ----------
+    direction_values, direction_gradients : lists of tuples of arrays
+        For each layer and direction its parameters, and their gradients.
+    panels : list of WeightPanels
+        What kernels read in their place.
+    """
+
+    def __init__(self, layer: Any, input_size: int, rng: np.random.Generator, dtype: np.dtype) -> None:
+        super().__init__(layer, input_size, rng, dtype)
+        self.direction_values = layer.by_direction(self.values)
+        self.direction_gradients = layer.by_direction(self.gradients)
+        self.panels = [
+            WeightPanels(layer.cell, values[0].shape[1], layer.hidden_size, dtype)
+            for values in self.direction_values
+        ]
+        self._packing_programs: dict[tuple[bool, int], Program] = {}
+
+    def pack(self, training: bool) -> None:
+        self.packing_program(training, get_num_threads()).run()
+
+    def packing_program(self, with_transposed: bool, threads: int) -> Program:
+        """What brings the packed weights up to date, on this many threads."""
+        program = self._packing_programs.get((with_transposed, threads))
+        if program is None:
+            chains = [
+                packed.pack_calls(values, with_transposed, threads)
+                for packed, values in zip(self.panels, self.direction_values, strict=True)
+            ]
+            # A thread that packs the weights of a direction has them in its cache when it runs it.
+            if 1 < threads <= len(chains) and self.flat_values.size >= PACKED_NUMBERS_WORTH_A_FORK:
+                calls = [record_together(chains)]
+            else:
+                calls = [call for chain in chains for call in chain]
+            program = self._packing_programs[with_transposed, threads] = Program(calls)
+        return program

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
+from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
+from numbarnn.layers.latest import Latest
+from numbarnn.layers.parameters import hold_packed
 from numbarnn.models.connected_layers import ConnectedLayers
 from numbarnn.models.own_loop import ModelPass
 from numbarnn.sequences.layout import scatter_steps
 from numbarnn.sequences.reading import in_form, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples
-from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit
+from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit, fit_alone
 from numbarnn.training.losses import Loss, get_loss
 from numbarnn.training.optimizers import Optimizer, OptimizerState, get_optimizer
 
@@ -24,6 +27,9 @@ _NOT_COPIED = ("_spare", "_latest", "_updates")
 
 class Model(ConnectedLayers):
     """Base of all models.
+
+    Any number of threads may predict while another one trains or sets parameters: each result, over all
+    layers and batches, is of one consistent set of weights. A layer takes part in one fit at a time.
 
     A subclass says how its layers are connected; see `ConnectedLayers` for what it has to say.
 
@@ -49,7 +55,7 @@ class Model(ConnectedLayers):
 
     def _forget_passes(self) -> None:
         self._spare: dict[bool, list[ModelPass]] = {True: [], False: []}  # of own loops, by training
-        self._latest: ModelPass | None = None
+        self._latest = Latest()
         self._updates: tuple[Optimizer, list[np.ndarray], OptimizerState] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,22 +96,21 @@ class Model(ConnectedLayers):
         size = self._size_of_output(features)
         if not self._is_built_for(features):
             self.build(features)
-        try:
-            run = self._spare[training].pop()
-        except IndexError:
-            run = ModelPass(self.new_graph(training), self.layers)
-        if not run.fits():
-            run = ModelPass(self.new_graph(training), self.layers)
+        run = self._acquire_pass(training)
         y = run.forward(
             self._samples(steps), self._leading(steps), self._gives_sequence(steps), size, seed or 0
         )
-        if not training:
-            self._spare[False] = [run]
-        else:
-            if self._latest is not None:
-                self._spare[True] = [self._latest]
-            self._latest = run
+        for free in self._latest.remember(run) if training else (run,):
+            self._spare[training] = [free]
         return y
+
+    def _acquire_pass(self, training: bool) -> ModelPass:
+        """A pass that is not in use, with the buffers of an earlier call where there is one."""
+        try:
+            run = self._spare[training].pop()
+        except IndexError:
+            return ModelPass(self.new_graph(training), self.layers, training)
+        return run if run.fits(self.layers) else ModelPass(self.new_graph(training), self.layers, training)
 
     def backward(self, dy: Any, input_gradient: bool = True) -> Any:
         """Gradients of the latest ``forward(training=True)``; those of the layers are overwritten.
@@ -131,10 +136,13 @@ class Model(ConnectedLayers):
         """
         input_gradient = arguments.flag("input_gradient", input_gradient)
         self._settle()
-        if self._latest is None:
-            raise RuntimeError("backward needs a forward(training=True) before it, one for each backward")
-        gradients = self._latest.backward(self._on_host(dy, "dy"), input_gradient)
-        self._spare[True], self._latest = [self._latest], None
+        run: ModelPass = self._latest.take()
+        try:
+            gradients = run.backward(self._on_host(dy, "dy"), input_gradient)
+        except (TypeError, ValueError):
+            self._latest.put_back(run)
+            raise
+        self._spare[True] = [run]
         return gradients[0] if len(gradients) == 1 else tuple(gradients)
 
     def updates_of(self, optimizer: Optimizer) -> tuple[list[Layer], OptimizerState]:
@@ -222,6 +230,8 @@ class Model(ConnectedLayers):
             If an argument does not fit; it is named, and the model is unchanged.
         FloatingPointError
             If the loss or its gradient becomes NaN or infinite.
+        RuntimeError
+            If another call of fit is training one of the layers.
         """
         compiled_before = compile_clock.seconds
         chosen_loss, chosen_optimizer = get_loss(loss), get_optimizer(optimizer)
@@ -247,9 +257,13 @@ class Model(ConnectedLayers):
                 callback.stop = False
         self.build(features, seed)
         self._loss = chosen_loss
-        history = fit(
-            self, samples, validation, chosen_loss, size, chosen_optimizer, epochs, batch_size,
-            clip_norm, clip_value, shuffle, seed, callbacks, verbose,
+        history = fit_alone(
+            self,
+            callbacks,
+            lambda: fit(
+                self, samples, validation, chosen_loss, size, chosen_optimizer, epochs, batch_size,
+                clip_norm, clip_value, shuffle, seed, callbacks, verbose,
+            ),
         )  # fmt: skip
         history.compile_seconds = compile_clock.seconds - compiled_before
         return history
@@ -327,14 +341,19 @@ class Model(ConnectedLayers):
         else:
             flat = np.zeros(shape, self.dtype)
         graph = self.new_graph(training=False)
-        for rows in batches(np.arange(leading.rows), batch_size):
-            layout, x_packed = samples.inputs(rows)
-            out_layout, y = graph.prepare(layout, graph.to_device(x_packed, samples.features), 0)
-            graph.forward()
-            if leading.on_gpu:
-                cuda_passes.scatter_steps(y, form.starts[rows], out_layout, flat)
-            else:
-                scatter_steps(graph.to_host(y), form.starts[rows], out_layout, flat)
+        hold = Hold(graph.guards)
+        try:
+            hold_packed(hold, graph.stores, training=False)
+            for rows in batches(np.arange(leading.rows), batch_size):
+                layout, x_packed = samples.inputs(rows)
+                out_layout, y = graph.prepare(layout, graph.to_device(x_packed, samples.features), 0)
+                graph.forward()
+                if leading.on_gpu:
+                    cuda_passes.scatter_steps(y, form.starts[rows], out_layout, flat)
+                else:
+                    scatter_steps(graph.to_host(y), form.starts[rows], out_layout, flat)
+        finally:
+            use_guards(*hold.way_out)
         return in_form(flat, form)
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:

@@ -284,10 +284,10 @@ class GraphModel(Model):
         self._settle()
         numbers = {layer: i for i, layer in enumerate(self.layers)}
         for use in self._uses:
-            if use.layer is not None and not use.layer.fixes_width:
+            if use.layer is not None:
                 size = sizes[self._wires[use.x]]
-                if use.layer.input_size != size:
-                    use.layer.build(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
+                use.layer.build_once(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
+                use.layer.store_for(size, self.dtype)  # one without parameters takes any width
 
     def __repr__(self) -> str:
         return f"GraphModel({len(self.inputs)} inputs, {', '.join(map(repr, self.layers))})"

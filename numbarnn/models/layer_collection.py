@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from numbarnn.engine.guards import READ, WRITE, Guards, Hold, use_guards
 from numbarnn.layers.base import Layer
 
 
@@ -163,29 +164,45 @@ class LayerCollection(ABC):
         for name, values in parameters.items():
             number, _, short = name.partition(".")
             split[int(number)][short] = values
-        # Copies: some may be views of parameters that change now.
-        checked = [
-            layer.check_parameters(split[i], owner=f"layer {i}: ") for i, layer in enumerate(self.layers)
-        ]
-        for layer, own in zip(self.layers, checked, strict=True):
-            layer.set_parameters(own)
+        new = []
+        for i, layer in enumerate(self.layers):
+            checked = layer.check_parameters(split[i], owner=f"layer {i}: ")
+            new.append(layer.flatten(checked))  # copies, for they may be views of these very parameters
+        self._write(new)
+
+    def _guards(self) -> Guards:
+        return Guards(layer.store.guard for layer in self.layers)
+
+    def _write(self, new: Sequence[np.ndarray]) -> None:
+        """Give all layers these parameters, while nobody reads any."""
+        hold = Hold(self._guards())
+        try:
+            hold.take(WRITE)
+            for layer, values in zip(self.layers, new, strict=True):
+                layer.count_change()
+                layer.flat_values[...] = values
+        finally:
+            use_guards(*hold.way_out)
 
     def snapshot(self) -> list[np.ndarray]:
         """A copy of all parameters, for `restore`."""
-        self._settle()
-        return [layer.flat_values.copy() for layer in self.layers]
+        self._require_built("snapshot")
+        hold = Hold(self._guards())
+        try:
+            hold.take(READ)
+            return [layer.flat_values.copy() for layer in self.layers]
+        finally:
+            use_guards(*hold.way_out)
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""
-        self._settle()
+        self._require_built("restore")
         if not isinstance(snapshot, (list, tuple)):
             raise TypeError(f"snapshot must be one of this model, not {type(snapshot).__name__}")
         sizes = [layer.flat_values.size for layer in self.layers]
         if [np.size(values) for values in snapshot] != sizes:
             raise ValueError(f"snapshot must be one of this model, with parts of {sizes} numbers")
-        for layer, values in zip(self.layers, snapshot, strict=True):
-            layer.flat_values[...] = values
-            layer.version += 1
+        self._write(snapshot)
 
     def count_parameters(self) -> int:
         """How many numbers all parameters hold."""

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.base import Layer
+from numbarnn.layers.parameters import hold_packed
 from numbarnn.sequences.layout import Layout
 from numbarnn.sequences.reading import (
     BatchForm,
@@ -23,7 +25,7 @@ from numbarnn.training.data import Samples
 
 def _arrays_of(layer: Layer) -> tuple[Any, ...]:
     """The parameters of a layer, in the host's memory and on the GPU."""
-    return layer.flat_values, layer.cuda_parameters().flat_values if layer.device == "cuda" else None
+    return layer.store, layer.cuda_parameters().flat_values if layer.device == "cuda" else None
 
 
 class ModelPass:
@@ -35,15 +37,19 @@ class ModelPass:
         The passes.
     layers : sequence of Layer
         Those of the model, built.
+    training : bool
+        What the passes were made for.
     """
 
-    def __init__(self, graph: Any, layers: Sequence[Layer]) -> None:
-        self.graph, self.layers = graph, list(layers)
+    def __init__(self, graph: Any, layers: Sequence[Layer], training: bool) -> None:
+        self.graph, self.layers, self.training = graph, list(layers), training
         self._made_for = [_arrays_of(layer) for layer in layers]
         self._samples: Any = None
 
-    def fits(self) -> bool:
-        """Whether the layers still have the arrays of parameters that the passes know."""
+    def fits(self, layers: Sequence[Layer]) -> bool:
+        """Whether these are still the layers, with the arrays of parameters that the passes know."""
+        if len(layers) != len(self.layers) or not all(map(operator.is_, layers, self.layers)):
+            return False
         return all(
             all(map(operator.is_, _arrays_of(layer), known))
             for layer, known in zip(self.layers, self._made_for, strict=True)
@@ -55,9 +61,15 @@ class ModelPass:
             samples.take_buffers(self._samples)
         self._samples = samples
         layouts, x = samples.whole()
-        graph = self.graph
-        self.layout, self.y = graph.prepare(layouts, graph.to_device(x, samples.features), seed)
-        graph.forward()
+        graph, training = self.graph, self.training
+        hold = Hold(graph.guards)
+        try:
+            hold_packed(hold, graph.stores, training)
+            self.layout, self.y = graph.prepare(layouts, graph.to_device(x, samples.features), seed)
+            graph.forward()
+            self._read_changes = [store.packed_change(training) for store in graph.stores]
+        finally:
+            use_guards(*hold.way_out)
         self.form = leading.form if per_step else vector_form(leading.rows)
         self.size = size
         return self._unpack(self.y, size, self.form, self.layout, leading.on_gpu)
@@ -68,11 +80,18 @@ class ModelPass:
         steps = FlatBatch(read_like(dy, self.form, self.size, self.y.dtype, "dy"), self.form)
         check_finite(steps, "dy")
         given = graph.passes[0].to_device(pack_steps(steps, self.layout), self.size)
-        matrix = graph.buffers.matrix("dy", *self.y.shape)
-        dx = graph.prepare_backward(matrix, need_dx)
-        matrix[...] = given
-        graph.backward()
-        graph.export_gradients()
+        hold = Hold(graph.guards)
+        try:
+            hold.take(WRITE)
+            for store, change in zip(graph.stores, self._read_changes, strict=True):
+                store.check_unchanged(change)
+            matrix = graph.buffers.matrix("dy", *self.y.shape)
+            dx = graph.prepare_backward(matrix, need_dx)
+            matrix[...] = given
+            graph.backward()
+            graph.export_gradients()
+        finally:
+            use_guards(*hold.way_out)
         if not need_dx:
             return [None for _ in self._samples.parts]
         return [

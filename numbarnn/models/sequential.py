@@ -92,8 +92,8 @@ class Sequential(Model):
         self._settle()
         self._size_of_output(size)
         for i, layer in enumerate(self.layers):
-            if not layer.fixes_width and layer.input_size != size:
-                layer.build(size, seed=int(seed_of(seed, 0, i)))
+            layer.build_once(size, seed=int(seed_of(seed, 0, i)))
+            layer.store_for(size, self.dtype)  # one without parameters takes any width
             size = layer.output_size(size)
 
     @property

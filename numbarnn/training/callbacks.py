@@ -61,6 +61,17 @@ class Callback:
     def on_fit_end(self, model: Any) -> None:
         """After the last epoch, not after an error."""
 
+    def on_exception(self, model: Any, error: BaseException) -> None:
+        """When the fit ends by an error or an interrupt, in place of `on_fit_end`, or while that runs.
+
+        Parameters
+        ----------
+        model : Model
+            The model, as the last step left it.
+        error : BaseException
+            What is raised when all callbacks have been told.
+        """
+
 
 class EarlyStopping(Callback):
     """Stop when a number has not improved for some epochs, and go back to the best epoch's parameters.
@@ -151,9 +162,9 @@ class EarlyStopping(Callback):
         self._last_epoch = epoch
         value = logs[self.monitor]
         if self._is_better(value):
-            self.best, self.best_epoch, self._waited = value, epoch, 0
-            if self.restore_best:
-                self._snapshot = model.snapshot()
+            snapshot = model.snapshot() if self.restore_best else None
+            # All at once: an interrupt finds either the last best epoch here or this one.
+            self._snapshot, self.best, self.best_epoch, self._waited = snapshot, value, epoch, 0
         else:
             self._waited += 1
             self.stop = self._waited >= self.patience
@@ -162,6 +173,11 @@ class EarlyStopping(Callback):
         if self._snapshot is not None and self.best_epoch != self._last_epoch:
             model.restore(self._snapshot)
         self._snapshot = None  # as large as the model
+
+    def on_exception(self, model: Any, error: BaseException) -> None:
+        if self._snapshot is not None:
+            model.restore(self._snapshot)
+        self._snapshot = None
 
     def _is_better(self, value: float) -> bool:
         if self.best is None:

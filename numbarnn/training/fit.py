@@ -1,15 +1,18 @@
 """The training loop: batches, steps, validation, callbacks, history."""
 
+import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from numbarnn.arguments import nonnegative
+from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.random import seed_of, with_part
 from numbarnn.jit.compile_cache import compile_clock
+from numbarnn.layers.parameters import hold_packed
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples
 from numbarnn.training.losses import Loss
@@ -25,24 +28,84 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss and score over all samples."""
     graph, metrics = model.new_graph(training=False), RunningMetrics()
-    for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):
-        batch = samples.batch(rows)
-        layout, y = graph.prepare(batch.layout, graph.to_device(batch.x, samples.features), 0)
-        losses, scores = np.empty(layout.total), np.empty(layout.total)
-        graph.forward()
-        y = graph.to_host(y)
-        # There is no use for the gradient: it may overwrite the outputs.
-        loss.rows(
-            y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
-            layout.active, layout.offset, 0, layout.rows,
-        )  # fmt: skip
-        metrics.add(losses, scores, batch)
+    hold = Hold(graph.guards)
+    try:
+        hold_packed(hold, graph.stores, training=False)
+        for rows in batches(np.arange(samples.rows), EVALUATION_BATCH):
+            batch = samples.batch(rows)
+            layout, y = graph.prepare(batch.layout, graph.to_device(batch.x, samples.features), 0)
+            losses, scores = np.empty(layout.total), np.empty(layout.total)
+            graph.forward()
+            y = graph.to_host(y)
+            # There is no use for the gradient: it may overwrite the outputs.
+            loss.rows(
+                y, size, batch.targets, batch.weights, 0.0, losses, scores, y,
+                layout.active, layout.offset, 0, layout.rows,
+            )  # fmt: skip
+            metrics.add(losses, scores, batch)
+    finally:
+        use_guards(*hold.way_out)
     return metrics.logs(loss.metric, prefix)
 
 
 def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Consecutive pieces of `order`, the last one possibly shorter."""
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+class _Claim:
+    """The layers that a fit trains, which nobody else may train or build meanwhile."""
+
+    def __init__(self, model: Any) -> None:
+        self._owner = os.getpid(), threading.get_ident()
+        self._layers = list(model.layers)
+        self._stores = [layer.store for layer in self._layers]
+
+    def take(self) -> None:
+        """Have the layers.
+
+        Raises
+        ------
+        RuntimeError
+            If another fit has one of them.
+        """
+        for layer, store in zip(self._layers, self._stores, strict=True):
+            store.claim(self)
+            if layer.store is not store:
+                raise RuntimeError("fit: another thread has built a layer of this model anew")
+
+    def is_running(self) -> bool:
+        """Whether the fit goes on: in a forked child only the thread that forked does."""
+        process, thread = self._owner
+        return process == os.getpid() or thread == threading.get_ident()
+
+    def release(self) -> None:
+        """Leave them to others."""
+        for store in self._stores:
+            store.release(self)
+
+
+def fit_alone(model: Any, callbacks: Sequence[Callback], run: Callable[[], History]) -> History:
+    """Run a fit that no other call disturbs, and tell its callbacks of an error or an interrupt."""
+    claim = _Claim(model)
+    try:
+        claim.take()
+        try:
+            return run()
+        except BaseException as error:  # also where the user interrupts: callbacks keep their promises
+            _tell(callbacks, model, error)
+            raise
+    finally:
+        claim.release()
+
+
+def _tell(callbacks: Sequence[Callback], model: Any, error: BaseException) -> None:
+    """Tell all callbacks of an error, also where one of them raises another."""
+    if callbacks:
+        try:
+            callbacks[0].on_exception(model, error)
+        finally:
+            _tell(callbacks[1:], model, error)
 
 
 def fit(
@@ -71,8 +134,8 @@ def fit(
     steps_done, seed_of_steps = 0, int(seed_of(seed, 2))
     with Progress(epochs, verbose) as progress:
         announce = _CompileNotice(progress)
-        compile_clock.on_start.append(announce)
         try:
+            compile_clock.on_start.append(announce)
             for callback in callbacks:
                 callback.on_fit_begin(model)
             for epoch in range(epochs):
@@ -105,7 +168,8 @@ def fit(
                 callback.on_fit_end(model)
         finally:
             trainer.leave()
-            compile_clock.on_start.remove(announce)
+            if announce in compile_clock.on_start:
+                compile_clock.on_start.remove(announce)
     history.fit_seconds = _without_compiling(began, compiled_before)
     return history
 

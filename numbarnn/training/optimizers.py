@@ -19,6 +19,7 @@ from numbarnn.arguments import (
     nonnegative,
     shown,
 )
+from numbarnn.engine.guards import WRITE, Guards, Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Constant, Schedule, as_schedule
@@ -162,10 +163,15 @@ class Optimizer(ABC):
         layers, state = model.updates_of(self)
         for layer in layers:
             _ = layer.gradients  # those of a GPU are brought to the host
-        values = [layer.flat_values for layer in layers]
-        self.update(state, values, [layer.flat_gradients for layer in layers], rate)
-        for layer in layers:
-            layer.version += 1
+        hold = Hold(Guards(layer.store.guard for layer in layers))
+        try:
+            hold.take(WRITE)
+            for layer in layers:
+                layer.count_change()
+            values = [layer.flat_values for layer in layers]
+            self.update(state, values, [layer.flat_gradients for layer in layers], rate)
+        finally:
+            use_guards(*hold.way_out)
 
 
 @dataclass(frozen=True)

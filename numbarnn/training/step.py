@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.engine.guards import WRITE, Guards, Hold, use_guards
 from numbarnn.layers.chain import Chain
 from numbarnn.layers.passes import Buffers
 from numbarnn.training.clipping import clipping_of, global_norm
@@ -97,6 +98,8 @@ class TrainingStep:
         self.trained = [layer for layer in self.layers if layer.count_parameters()]
         self.gradients = [layer.flat_gradients for layer in self.trained]
         self.values = [layer.flat_values for layer in self.trained]
+        self.stores = [layer.store for layer in self.layers]
+        self.guards = Guards(store.guard for store in self.stores)
         self.state = optimizer.start(self.values)
         self.update_kernel = self._update_kernel()
         self.numbers = np.ones(2 + MOST_NUMBERS)
@@ -135,12 +138,15 @@ class TrainingStep:
         FloatingPointError
             If the loss or its gradient is not finite; then no parameter changes.
         """
-        if self.graph is None:
-            norm = self._run_recorded(rows, seed, learning_rate, place)
-        else:
-            norm = self._run_graph(rows, seed, learning_rate, place)
-        for layer in self.trained:
-            layer.version += 1
+        hold = Hold(self.guards)
+        try:
+            hold.take(WRITE)
+            if self.graph is None:
+                norm = self._run_recorded(rows, seed, learning_rate, place)
+            else:
+                norm = self._run_graph(rows, seed, learning_rate, place)
+        finally:
+            use_guards(*hold.way_out)
         self.norms += norm
         self.steps += 1
 
@@ -152,6 +158,7 @@ class TrainingStep:
         if self.update_kernel is not None:
             numbers = self.optimizer.numbers_at(self.state.step + 1, learning_rate)
             self.numbers[2 : 2 + len(numbers)] = numbers
+        self._count_change()
         is_finite = recorded.run(rows, lengths, total, seed)
         loss, score, scale, weight, norm = recorded.outcome.tolist()
         if not is_finite:
@@ -170,8 +177,14 @@ class TrainingStep:
         norm = global_norm(self.gradients)
         check_for_divergence(loss, norm, place, learning_rate)
         clipping = clipping_of(self.gradients, norm, self.clip_norm, self.clip_value)
+        self._count_change()
         self.optimizer.update(self.state, self.values, self.gradients, learning_rate, *clipping)
         return norm
+
+    def _count_change(self) -> None:
+        """The parameters change: right before they do, for an interrupt may come right after."""
+        for store in self.stores:
+            store.count_change()
 
     def _compute(self, batch: Batch, seed: int) -> float:
         """Loss and gradients of one batch; returns the loss."""

@@ -135,21 +135,20 @@ def forward_recurrent(
         seed = arguments.seed("seed", seed)
     flat, form = _read(layer, x, _lengths(lengths), "x")
     initial = _read_states(layer, initial_state, form.layout.rows, "initial_state")
-    if not layer.built:
-        layer.build(flat.shape[1])
+    layer.build_once(flat.shape[1])
     run = layer.acquire_pass(training)
     y, states = run.forward_there(form, seed, initial, flat)
     layer.remember_pass(run, form, form.layout, form, form.layout)
     return in_form(y, form), layer.export_states(states)
 
 
-def backward_recurrent(layer: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple[Any, Any]:
+def backward_recurrent(layer: Any, entry: Any, dy: Any, dstate: Any, need_dx: bool) -> tuple[Any, Any]:
     """`Recurrent.backward`."""
-    run, form, layout, _, _ = layer.latest_pass()
+    run, form, layout, _, _ = entry
     flat = _read_like(dy, form, layer.output_size(0), layer.dtype)
     dfinal = _read_states(layer, dstate, layout.rows, "dstate")
     dx, dinitial = run.backward_there(form, dfinal, flat, need_dx)
-    layer.release_pass()
+    layer.release_pass(run)
     return (None if dx is None else in_form(dx, form)), layer.export_states(dinitial)
 
 
@@ -158,10 +157,8 @@ def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: in
     if layer.follows_input_dtype and str(x.dtype).endswith("float64"):
         layer.use_dtype("float64")
     flat, form = _read(layer, x, _lengths(lengths), "x")
-    width = flat.shape[1] if flat.ndim == 2 else 1
-    if not layer.fixes_width and layer.input_size != width:
-        layer.build(width)
-    run, layout = layer.acquire_pass(training), form.layout
+    store = layer.store_for(flat.shape[1] if flat.ndim == 2 else 1, layer.dtype)
+    run, layout = layer.acquire_pass(training, store), form.layout
     out_layout, y = run.prepare(layout, to_packed(flat, form), seed if training else None)
     run.forward()
     out_form = form if out_layout is layout else vector_form(form.lengths.size)
@@ -170,15 +167,15 @@ def forward_stateless(layer: Any, x: Any, lengths: Any, training: bool, seed: in
     return in_form(to_flat(y, out_form) if out_form is form else y[run.rows.places], out_form)
 
 
-def backward_stateless(layer: Any, dy: Any) -> Any:
+def backward_stateless(layer: Any, entry: Any, dy: Any) -> Any:
     """`StatelessLayer.backward`."""
-    run, form, _, out_form, _ = layer.latest_pass()
+    run, form, _, out_form, _ = entry
     flat = _read_like(dy, out_form, layer.output_size(layer.known_input_size), layer.dtype)
     packed = to_packed(flat, form) if out_form is form else flat[run.rows.order]
     dx = run.prepare_backward(packed, need_dx=not layer.takes_tokens)
     run.backward()
     run.export_gradients()
-    layer.release_pass()
+    layer.release_pass(run)
     return None if dx is None else in_form(to_flat(dx, form), form)
 
 

@@ -57,8 +57,9 @@ class CudaParameters:
 
     def publish(self) -> None:
         """Give the layer what a training step made of its parameters."""
-        self.layer.flat_values[...] = on_host(self.flat_values)
-        self.layer.version += 1
+        values = on_host(self.flat_values)
+        self.layer.count_change()
+        self.layer.flat_values[...] = values
         self._version = self.layer.version
 
     def publish_gradients(self) -> None:

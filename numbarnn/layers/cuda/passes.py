@@ -102,8 +102,11 @@ class CudaPass(Pass):
 
     def __init__(self, layer: Any, training: bool) -> None:
         super().__init__(layer, training)
-        self.buffers = CudaBuffers(layer.dtype)
         self.parameters = layer.cuda_parameters()
+
+    def use_store(self, store):
+        self.store = store
+        self.buffers = CudaBuffers(store.dtype)
 
     def to_device(self, matrix, columns):
         if not isinstance(matrix, np.ndarray):

@@ -6,6 +6,7 @@ import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
 from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
 from numbarnn.sequences.layout import flat_rows
@@ -110,6 +111,14 @@ class CudaTrainingStep:
 
     def step(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         """A step on the batch of these rows; `place` says where in the fit, for errors."""
+        hold = Hold(self.graph.guards)
+        try:
+            hold.take(WRITE)
+            self._launch(rows, seed, learning_rate, place)
+        finally:
+            use_guards(*hold.way_out)
+
+    def _launch(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> None:
         xp, batch = arrays(), self.samples.batch(rows)
         layout, y = self.graph.prepare(batch.layout, batch.x, seed)
         dy = self.buffers.matrix("dy", *y.shape)
@@ -145,9 +154,14 @@ class CudaTrainingStep:
         outcomes = on_host(arrays().stack([step.outcome for step in taken])).astype(np.float64)
         for step, (loss, _, norm) in zip(taken, outcomes.tolist(), strict=True):
             check_for_divergence(loss, norm, step.place, step.learning_rate)
-        for part in self.parts:
-            part.publish()
-            part.gradients_are_new = True
+        hold = Hold(self.graph.guards)
+        try:
+            hold.take(WRITE)
+            for part in self.parts:
+                part.publish()
+                part.gradients_are_new = True
+        finally:
+            use_guards(*hold.way_out)
         losses, scores, norms = outcomes.T
         weights = np.array([step.total_weight for step in taken])
         total = weights.sum()

@@ -105,8 +105,9 @@ class LowRank(Dense):
         assert self.rank > 0
         return super().parameter_shapes(input_size)
 
-    def initialize(self, name, shape, rng):
-        return super().initialize(name, shape, rng)[: shape[0]]
+    def initialize(self, name, *arguments):
+        assert self.rank > 0
+        return super().initialize(name, *arguments)
 
 
 class Pool(MaxOverTime):

@@ -172,12 +172,12 @@ class LayerCollection(ABC):
 
     def snapshot(self) -> list[np.ndarray]:
         """A copy of all parameters, for `restore`."""
-        self._settle()
+        self._require_built("snapshot")
         return [layer.flat_values.copy() for layer in self.layers]
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""
-        self._settle()
+        self._require_built("restore")
         if not isinstance(snapshot, (list, tuple)):
             raise TypeError(f"snapshot must be one of this model, not {type(snapshot).__name__}")
         sizes = [layer.flat_values.size for layer in self.layers]

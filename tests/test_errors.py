@@ -885,6 +885,8 @@ def test_early_stopping_on_a_number_that_does_not_exist(built):
         ("predict_proba", lambda model: model.predict_proba(X), "predict_proba needs .* fit the model first"),
         ("summary", lambda model: model.summary(), "summary needs a built model"),
         ("count", lambda model: model.count_parameters(), "count_parameters needs a built model"),
+        ("snapshot", lambda model: model.snapshot(), "snapshot needs a built model"),
+        ("restore", lambda model: model.restore([]), "restore needs a built model"),
         ("output_size", lambda model: model.output_size, "output_size needs a built model"),
     ),
 )

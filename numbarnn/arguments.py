@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -10,14 +11,29 @@ import numpy as np
 
 Base = TypeVar("Base")
 
+MOST_CHARACTERS = 200  # of a value that an error quotes
+MOST_BITS = 1000  # of an integer that an error quotes: Python refuses to write very long ones
+LARGEST_COUNT = sys.maxsize  # of anything that has a place in memory
+
+
+def shown(value: Any) -> str:
+    """`value` as errors quote it."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+
 
 def _number(name: str, value: Any, fits: Callable[[float], bool], wanted: str) -> float:
     # A bool is a number to Python; as a rate or a limit it is a slip.
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, {wanted}, got {value!r}")
-    number = float(value)
+        raise TypeError(f"{name} must be a number, {wanted}, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction that is too large
+        number = math.inf
     if not (math.isfinite(number) and fits(number)):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     return number
 
 
@@ -39,17 +55,27 @@ def fraction(name: str, value: Any) -> float:
 def count(name: str, value: Any) -> int:
     """`value` as an int, if it is a whole number of at least 1."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
-    return int(value)
+        raise TypeError(f"{name} must be a whole number of at least 1, got {shown(value)}")
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {shown(value)}")
+    if number > LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {LARGEST_COUNT}, got {shown(value)}")
+    return number
 
 
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool, if it is one."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
+
+
+def verbosity(name: str, value: Any) -> bool:
+    """Whether to show anything, from a bool or from one of the numbers 0, 1 and 2 that Keras uses."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and value in (0, 1, 2):
+        return int(value) > 0
+    return flag(name, value)
 
 
 def seed(name: str, value: Any) -> int:
@@ -57,9 +83,9 @@ def seed(name: str, value: Any) -> int:
     if value is None:
         return int.from_bytes(os.urandom(8), "little")
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number of at least 0 or None, got {value!r}")
+        raise TypeError(f"{name} must be a whole number of at least 0 or None, got {shown(value)}")
     if value < 0:
-        raise ValueError(f"{name} must be at least 0, got {value!r}")
+        raise ValueError(f"{name} must be at least 0, got {shown(value)}")
     return int(value)
 
 
@@ -74,11 +100,57 @@ def integers(name: str, value: Any, what: str = "integers") -> np.ndarray:
 
 
 def regular_array(name: str, value: Any) -> np.ndarray:
-    """`value` as an array of whatever it holds, if its rows are of equal length."""
+    """`value` as an array of whatever it holds, if its rows are of equal length and nothing is masked."""
+    if has_masked(value):
+        raise ValueError(
+            f"{name} must not have masked elements: an array has no mask here; fill them or leave them out"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not a regular array: {error}") from None
+    except (TypeError, RuntimeError) as error:  # what arrays of other libraries say of themselves
+        raise TypeError(f"{name} cannot be read as an array: {error}") from None
+
+
+def has_masked(value: Any) -> bool:
+    """Whether an array, or one within lists, tuples and arrays of objects, has masked elements."""
+    masked_arrays = sys.modules.get("numpy.ma")  # who has none need not load it
+    return masked_arrays is not None and _has_masked(value, masked_arrays.MaskedArray)
+
+
+def _has_masked(value: Any, masked: type) -> bool:
+    if isinstance(value, masked):
+        return bool(np.any(np.asarray(value.mask)))  # type: ignore[attr-defined]
+    if isinstance(value, np.ndarray):
+        return value.dtype == object and any(_has_masked(each, masked) for each in value.flat)
+    if not isinstance(value, (list, tuple)):
+        return False
+    if not any(issubclass(kind, (list, tuple, np.ndarray)) for kind in set(map(type, value))):
+        return False  # numbers: there may be very many
+    return any(_has_masked(each, masked) for each in value)
+
+
+class _Lent:
+    """The memory of an array, as one that may be written."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # keeps the memory
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+def for_kernels(array: np.ndarray) -> np.ndarray:
+    """A contiguous array itself, a read-only one as one that may be written, without a copy.
+
+    Numba compiles a kernel anew for read-only arrays, and kernels write into none that a user passed.
+    """
+    return array if array.flags.writeable else np.asarray(_Lent(array))
+
+
+def contiguous(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """`array` in this dtype and the byte order of the machine as kernels take it: contiguous and aligned."""
+    return for_kernels(np.require(rounded(array, dtype), requirements=["C", "A"]))
 
 
 def _array_of(name: str, value: Any, kinds: str, what: str) -> np.ndarray:
@@ -89,14 +161,14 @@ def _array_of(name: str, value: Any, kinds: str, what: str) -> np.ndarray:
 
 
 def finite_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """`value` as an array of this shape and dtype, if all its numbers are finite in that dtype."""
+    """A copy of `value` with this shape and dtype, if all its numbers are finite in that dtype."""
     result = array(name, value)
     if result.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {result.shape}")
-    result = rounded(result, dtype)
-    if not np.isfinite(result).all():
+    copy = np.array(rounded(result, dtype), order="C")
+    if not np.isfinite(copy).all():
         raise not_finite(name, dtype)
-    return result
+    return copy
 
 
 def not_finite(name: str, dtype: Any) -> ValueError:
@@ -107,15 +179,15 @@ def not_finite(name: str, dtype: Any) -> ValueError:
 
 
 def rounded(numbers: np.ndarray, dtype: Any) -> np.ndarray:
-    """`numbers` in another dtype; what is too large for it becomes infinite."""
-    with np.errstate(over="ignore"):
+    """`numbers` in another dtype; what is too large for it becomes infinite, and what is too small 0."""
+    with np.errstate(all="ignore"):
         return numbers.astype(dtype, copy=False)
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     """`value`, if it is among the `allowed` names."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {_listed(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {_listed(allowed)}, got {shown(value)}")
     return value
 
 
@@ -128,11 +200,11 @@ def from_registry(name: str, given: Any, registry: Mapping[str, Callable[[], Bas
         if given in registry:
             return registry[given]()
         raise ValueError(
-            f"{name} must be one of {_listed(registry)} or a {base.__name__} object, got {given!r}"
+            f"{name} must be one of {_listed(registry)} or a {base.__name__} object, got {shown(given)}"
         )
     hint = f"; call it: {given.__name__}()" if isinstance(given, type) and issubclass(given, base) else ""
     raise TypeError(
-        f"{name} must be a name ({_listed(registry)}) or a {base.__name__} object, got {given!r}{hint}"
+        f"{name} must be a name ({_listed(registry)}) or a {base.__name__} object, got {shown(given)}{hint}"
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from numba.core import config
 
+from numbarnn.arguments import shown
+
 DEVICES = ("cpu", "cuda")
 MANAGEMENT_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 SUCCESS = 0
@@ -49,7 +51,7 @@ def check_device(device: str) -> str:
         If there is one, and CuPy or numba-cuda is missing.
     """
     if device not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(map(repr, DEVICES))}, not {device!r}")
+        raise ValueError(f"device must be one of {', '.join(map(repr, DEVICES))}, not {shown(device)}")
     if device == "cuda" and not config.ENABLE_CUDASIM:
         if _count_gpus() == 0:
             raise RuntimeError(

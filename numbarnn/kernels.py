@@ -34,6 +34,7 @@ True
 import importlib
 from collections.abc import Callable
 
+import numpy as np
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import overload
@@ -64,7 +65,7 @@ def rnn_step(weights, x, h):
     h : contiguous array (H,)
         The state; overwritten.
     """
-    _step_in_python(weights, x, h)
+    _step_in_python(rnn_step, weights, x, h=h)
 
 
 def lstm_step(weights, x, h, c):
@@ -79,7 +80,7 @@ def lstm_step(weights, x, h, c):
     h, c : contiguous arrays (H,)
         The states; overwritten.
     """
-    _step_in_python(weights, x, h, c)
+    _step_in_python(lstm_step, weights, x, h=h, c=c)
 
 
 def gru_step(weights, x, h):
@@ -94,18 +95,39 @@ def gru_step(weights, x, h):
     h : contiguous array (H,)
         The state; overwritten.
     """
-    _step_in_python(weights, x, h)
+    _step_in_python(gru_step, weights, x, h=h)
 
 
-def _step_in_python(weights, x, *states):
+@np.errstate(all="ignore")
+def _step_in_python(function, weights, x, **states):
     """A step without the compiler: with the JIT off, or in the simulator of GPUs."""
+    if type(weights) not in _CLASSES[function]:
+        wanted = " or ".join(cls.__name__ for cls in _CLASSES[function])
+        raise TypeError(
+            f"weights must be a {wanted} from layer.kernel_weights(), not {type(weights).__name__}"
+        )
     if weights.input.ndim == GPU_RANK:
         step_cuda = importlib.import_module("numbarnn.engine.cuda.step")  # where there is a GPU, not before
-        step_cuda.advance(cell_of(type(weights)), str(weights.bias.dtype))(weights, x, states)
+        step_cuda.advance(cell_of(type(weights)), str(weights.bias.dtype))(weights, x, tuple(states.values()))
     else:
-        for state in states:
+        for name, array in {"x": x, **states}.items():
+            _check_array(name, array, weights.bias.dtype)
+        for state in states.values():
             check_sizes(weights, x, state)
-        advance(weights, x, states)
+        advance(weights, x, tuple(states.values()))
+
+
+def _check_array(name, array, dtype):
+    """What `_check_types` asks of types, of an array itself."""
+    if (
+        type(array) is not np.ndarray
+        or (array.ndim, array.dtype) != (1, dtype)
+        or not array.flags.c_contiguous
+    ):
+        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be a contiguous 1-D {dtype} array, not {given}")
+    if name != "x" and not array.flags.writeable:
+        raise TypeError(f"{name} must be writable, as it is overwritten")
 
 
 @inlined

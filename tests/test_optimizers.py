@@ -124,7 +124,7 @@ def test_nan_is_never_hidden(optimizer_class):
 @each_class
 def test_lists_must_match(optimizer_class):
     optimizer, values = optimizer_class(), random_arrays(0, "float64")
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="values, gradients and state must have as many arrays"):
         optimizer.update(optimizer.start(values), values, values[:1], 0.1)
 
 

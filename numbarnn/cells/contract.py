@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from numbarnn.jit.cpu import PANEL_VECTORS
 
@@ -81,6 +82,9 @@ class Cell:
             )
         if self.forget_gate is not None and self.forget_gate not in self.gates:
             raise ValueError(f"forget_gate must be one of {self.gates}, not {self.forget_gate!r}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Cell":
+        return self  # its class of weights belongs to it alone
 
     @property
     def sum_count(self) -> int:

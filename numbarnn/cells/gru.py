@@ -19,9 +19,11 @@ import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.jit.stamped_classes import stamped
 from numbarnn.jit.vectors import fma
 
 
+@stamped
 class GRUWeights(NamedTuple):
     """The packed weights of one GRU layer and direction; the class is the cell for the compiler."""
 

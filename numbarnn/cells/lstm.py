@@ -22,9 +22,11 @@ import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
+from numbarnn.jit.stamped_classes import stamped
 from numbarnn.jit.vectors import fma, zero_like
 
 
+@stamped
 class LSTMWeights(NamedTuple):
     """The packed weights of one LSTM layer and direction; the class is the cell for the compiler."""
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from numbarnn.cells.contract import Cell
 from numbarnn.jit.activations import tanh, tanh_derivative
+from numbarnn.jit.stamped_classes import stamped
 from numbarnn.jit.vectors import select, zero_like
 
 
+@stamped
 class TanhRNNWeights(NamedTuple):
     """The packed weights of one plain tanh layer and direction; the class is the cell for the compiler."""
 
@@ -28,6 +30,7 @@ class TanhRNNWeights(NamedTuple):
     bias: np.ndarray
 
 
+@stamped
 class ReLURNNWeights(NamedTuple):
     """The packed weights of one plain ReLU layer and direction; the class is the cell for the compiler."""
 

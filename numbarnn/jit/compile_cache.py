@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import caching
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
@@ -222,9 +223,11 @@ def save_quietly(file: Any, save: Callable[[], None]) -> None:
 def kernel(function: Callable) -> Callable:
     """Compile `function` on first use, without the GIL, and keep the machine code on disk."""
     compiled = numba.njit(**KERNEL_OPTIONS)(function)
-    jit_is_off = compiled is function
+    if compiled is function:  # the JIT is off
+        # Compiled code wraps whole numbers round, and goes on with NaN, without a word: so does this.
+        return np.errstate(all="ignore")(function)
     has_file = os.path.exists(function.__code__.co_filename)  # not so in a notebook
-    if not jit_is_off and has_file and _cache_directory() is not None:
+    if has_file and _cache_directory() is not None:
         from numbarnn.jit.kernel_cache import KernelCache  # only where Numba's classes are as it knows them
 
         compiled._cache = KernelCache(function)

@@ -16,12 +16,20 @@ from numbarnn.layers.latest import Latest
 from numbarnn.layers.parameters import ParameterStore
 from numbarnn.layers.passes import Pass
 from numbarnn.sequences.layout import Layout
-from numbarnn.sequences.reading import BatchForm, FlatBatch, check_finite, pack_steps, read_steps
+from numbarnn.sequences.reading import (
+    BatchForm,
+    FlatBatch,
+    check_finite,
+    float_dtype_of,
+    pack_steps,
+    read_steps,
+)
 
 if TYPE_CHECKING:
     from numbarnn.layers.cuda.parameters import CudaParameters
 
 FLOAT_DTYPES = ("float32", "float64")
+_KEPT = ("dtype", "follows_input_dtype", "follows_model_dtype")  # what a model may have changed
 
 
 class Layer:
@@ -53,11 +61,14 @@ class Layer:
     takes_vectors = True  # (B, I) as well as sequences
     checks_while_reading = False  # the pass itself finds numbers that are not finite
     follows_input_dtype = False  # without parameters and a dtype of its own
+    follows_model_dtype = False  # the same, and in a model, whose dtype it has
     _store: ParameterStore | None = None  # of the built layer
 
     def __init__(self, dtype: str, device: str = "cpu") -> None:
         if str(np.dtype(dtype) if isinstance(dtype, type) else dtype) not in FLOAT_DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(map(repr, FLOAT_DTYPES))}, not {dtype!r}")
+            raise ValueError(
+                f"dtype must be one of {', '.join(map(repr, FLOAT_DTYPES))}, not {arguments.shown(dtype)}"
+            )
         self.dtype = np.dtype(dtype)
         self.device = check_device(device)
         self._on_gpu: CudaParameters | None = None
@@ -85,16 +96,28 @@ class Layer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that make a layer like this one."""
-        names = inspect.signature(type(self)).parameters
-        options = {name: getattr(self, name) for name in names}
-        options["dtype"] = None if self.follows_input_dtype else self.dtype.name
+        """The arguments that make a layer like this one, of the library's class that it is or builds on."""
+        parameters = inspect.signature(_library_class(type(self))).parameters
+        options = {name: getattr(self, name) for name in parameters}
+        follows = self.follows_input_dtype or self.follows_model_dtype
+        options["dtype"] = None if follows and parameters["dtype"].default is None else self.dtype.name
         return options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles take the options and the parameters, and none of the buffers."""
+        """Copies and pickles take the options, the parameters and what users set, and none of the buffers."""
+        known = vars(_make(type(self), self.options)).keys() | {"_store"}
+        state = {name: value for name, value in vars(self).items() if name not in known}
+        state |= {name: getattr(self, name) for name in _KEPT}
         values = self.copy_values() if self.built else None
-        return _rebuild, (type(self), self.options, self.input_size, values)
+        return _rebuild, (type(self), self.options), (self.input_size, values, state)
+
+    def __setstate__(self, state: tuple[int | None, np.ndarray | None, dict[str, Any]]) -> None:
+        input_size, values, attributes = state
+        vars(self).update(attributes)  # a subclass may need them to say what parameters it has
+        if input_size is not None:
+            self.build(input_size, seed=0)
+            self.flat_values[...] = values
+            vars(self).update(attributes)
 
     # ---- parameters --------------------------------------------------------------------------------------
 
@@ -166,6 +189,8 @@ class Layer:
         ------
         TypeError, ValueError
             If `input_size` is not a positive integer.
+        MemoryError
+            If the parameters would take more memory than there is.
         RuntimeError
             If a fit trains the layer.
         """
@@ -231,6 +256,11 @@ class Layer:
     def count_change(self) -> None:
         """Say that the parameters change, before they do."""
         self.store.count_change()
+
+    @property
+    def fixes_width(self) -> bool:
+        """Whether the input must have `input_size` features: it need not where there are no parameters."""
+        return self.built and len(self.values) > 0
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -312,7 +342,7 @@ class Layer:
 
     def read_input(self, x: Any, lengths: Any, name: str = "x") -> FlatBatch:
         """Check the input; a layer without a dtype of its own takes the input's."""
-        dtype = np.dtype(_float_dtype_of(x)) if self.follows_input_dtype else self.dtype
+        dtype = float_dtype_of(x, name) if self.follows_input_dtype else self.dtype
         vectors, tokens = self.takes_vectors, self.takes_tokens
         steps = read_steps(x, dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
         if not self.takes_tokens:
@@ -374,15 +404,20 @@ class Layer:
         run.store.keep_pass(run)
 
 
-def _float_dtype_of(x: Any) -> str:
-    """float64 for float64 input, else float32."""
-    first = x[0] if isinstance(x, (list, tuple)) and len(x) else x
-    return "float64" if getattr(first, "dtype", None) == np.float64 else "float32"
+def _library_class(layer_class: type[Layer]) -> type[Layer]:
+    """The class of the library that a layer's class is, or that a class of a user builds on."""
+    package = __name__.partition(".")[0]
+    return next(each for each in layer_class.__mro__ if each.__module__.partition(".")[0] == package)
 
 
-def _rebuild(
-    layer_class: type["Layer"], options: dict[str, Any], input_size: int | None, values: np.ndarray | None
-) -> Layer:
+def _make(layer_class: type[Layer], options: dict[str, Any]) -> Layer:
+    """A layer as the library's class makes it: nothing is known of the arguments that users' classes take."""
+    layer = layer_class.__new__(layer_class)
+    _library_class(layer_class).__init__(layer, **options)
+    return layer
+
+
+def _rebuild(layer_class: type[Layer], options: dict[str, Any]) -> Layer:
     if options["device"] == "cuda" and not cuda_available():
         warnings.warn(
             f"a {layer_class.__name__} that worked on a GPU was loaded where there is none: it works on the"
@@ -391,8 +426,4 @@ def _rebuild(
             stacklevel=2,
         )
         options = {**options, "device": "cpu"}
-    layer = layer_class(**options)
-    if input_size is not None:
-        layer.build(input_size, seed=0)
-        layer.flat_values[...] = values
-    return layer
+    return _make(layer_class, options)

@@ -4,6 +4,7 @@
 store of before goes on with it. What a call needs to be consistent is what it takes from one store.
 """
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from numbarnn.engine.guards import (
     use_guards,
 )
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.layers.memory import check_memory
 from numbarnn.layers.passes import Pass
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ class ParameterStore:
     def __init__(self, layer: "Layer", input_size: int, rng: np.random.Generator, dtype: np.dtype) -> None:
         self.input_size, self.dtype = input_size, dtype
         shapes = layer.parameter_shapes(input_size)
-        sizes = [int(np.prod(shape)) for shape in shapes.values()]
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        check_memory(repr(layer), input_size, sum(sizes), dtype)
         self.flat_values = aligned_zeros(sum(sizes), dtype)
         self.flat_gradients = aligned_zeros(sum(sizes), dtype)
         self.values: dict[str, np.ndarray] = {}

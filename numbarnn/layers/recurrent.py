@@ -30,6 +30,7 @@ from numbarnn.sequences.reading import (
 
 NO_BIAS = {np.dtype(name): np.zeros(0, name) for name in ("float32", "float64")}
 PRECISIONS = ("float32", "tf32", "float16")
+MOST_LAYERS = 10_000  # stacked; a number beyond is a slip, and would only run out of memory
 
 
 class Recurrent(Layer):
@@ -60,6 +61,8 @@ class Recurrent(Layer):
         self.cell = cell
         self.hidden_size = arguments.count("hidden_size", hidden_size)
         self.num_layers = arguments.count("num_layers", num_layers)
+        if num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers must be at most {MOST_LAYERS}, got {num_layers}")
         self.bidirectional = arguments.flag("bidirectional", bidirectional)
         self.bias = arguments.flag("bias", bias)
         self.dropout = arguments.fraction("dropout", dropout)
@@ -227,7 +230,7 @@ class Recurrent(Layer):
         # Most calls bring an array that needs no change; a small layer runs in few microseconds.
         if type(x) is np.ndarray and x.dtype == self.dtype and x.ndim == 3:
             rows, count, width = x.shape
-            if width == self.input_size and x.size and x.flags.c_contiguous:
+            if width == self.input_size and x.size and x.flags.carray:
                 return FlatBatch(x.reshape(rows * count, width), array_form(rows, count, lengths))
         return super().read_input(x, lengths, name)
 
@@ -307,7 +310,7 @@ class Recurrent(Layer):
         """
         if self.bidirectional:
             raise ValueError("step needs a one-way layer: a bidirectional one reads the future")
-        ready = type(x_t) is np.ndarray and x_t.dtype == self.dtype and x_t.flags.c_contiguous
+        ready = type(x_t) is np.ndarray and x_t.dtype == self.dtype and x_t.flags.carray
         if not ready or x_t.ndim != 2 or x_t.shape[1] != self.input_size or not x_t.size:
             x_t = arguments.array("x_t", x_t)
             if x_t.ndim != 2:
@@ -365,10 +368,10 @@ class Recurrent(Layer):
 
     def _read_state(self, state: Any, shape: tuple[int, ...], name: str, label: str) -> np.ndarray:
         if type(state) is np.ndarray and state.shape == shape and state.dtype == self.dtype:
-            if state.flags.c_contiguous and state.flags.writeable:
+            if state.flags.carray:
                 return state  # the pass finds numbers that are not finite
         # Read-only arrays are a type of their own to Numba, which would compile for each combination.
-        return np.array(arguments.finite_array(f"{name} ({label})", state, shape, self.dtype), order="C")
+        return arguments.finite_array(f"{name} ({label})", state, shape, self.dtype)
 
     def _empty_states(self, rows: int) -> np.ndarray:
         return np.empty(

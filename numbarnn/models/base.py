@@ -90,10 +90,11 @@ class Model(ConnectedLayers):
             If an argument does not fit.
         """
         training, seed = arguments.flag("training", training), arguments.seed("seed", seed)
+        self._settle()
         steps = self._read(x, "x")
         features = self._features(steps)
         size = self._size_of_output(features)
-        if not self.built:
+        if not self._is_built_for(features):
             self.build(features)
         run = self._acquire_pass(training)
         y = run.forward(
@@ -134,6 +135,7 @@ class Model(ConnectedLayers):
             If `dy` does not have the form of the output.
         """
         input_gradient = arguments.flag("input_gradient", input_gradient)
+        self._settle()
         run: ModelPass = self._latest.take()
         try:
             gradients = run.backward(self._on_host(dy, "dy"), input_gradient)
@@ -173,9 +175,9 @@ class Model(ConnectedLayers):
         sample_weight: Any = None,
         class_weight: Any = None,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
         callbacks: Iterable[Callback] = (),
-        verbose: bool = True,
+        verbose: bool | int = True,
     ) -> History:
         """Fit the parameters; fitting again goes on from where they are, with a fresh optimiser.
 
@@ -186,7 +188,8 @@ class Model(ConnectedLayers):
             (CuPy's, PyTorch's, JAX's); it stays on the GPU.
         y : array or list
             Targets: one a sequence, or one a step where the model's output is a sequence. Integer labels for
-            ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others. With
+            ``"cross_entropy"`` and ``"binary_cross_entropy"``, numbers for the others; labels may have a
+            last axis of one, as in (B, 1). With
             ``device="cuda"`` an array on the GPU is brought to the host once, wherever x is.
         loss : {"cross_entropy", "binary_cross_entropy", "mse", "mae", "huber"} or Loss
             The mean over rows (or valid steps), weighted by the weights.
@@ -201,17 +204,20 @@ class Model(ConnectedLayers):
         clip_value : float, optional
             Largest magnitude of a gradient's entry.
         sample_weight : array-like (B,), optional
-            A weight for every sequence; on the GPU or not, as y.
+            A weight for every sequence; on the GPU or not, as y. The loss of a batch is the weighted mean:
+            weights count only against the others of the same batch, and with ``batch_size=1`` not at all.
         class_weight : dict of int to float, or "balanced", optional
             A weight for every label.
         shuffle : bool
             Draw a new order of rows for every epoch.
-        seed : int
-            Fixes first parameters, order and dropout: the same seed gives the same bits.
+        seed : int or None
+            Fixes first parameters, order and dropout: the same seed gives the same bits. A loop of
+            ``fit(epochs=1)`` draws the same order and dropout at every call, unless it passes another seed
+            each time or None, which draws one anew.
         callbacks : iterable of Callback
             For example `EarlyStopping`.
-        verbose : bool
-            Show progress: a bar with tqdm installed, otherwise lines.
+        verbose : bool, 0, 1 or 2
+            Show progress: a bar with tqdm installed, otherwise lines. 0 is False, 1 and 2 are True.
 
         Returns
         -------
@@ -230,12 +236,11 @@ class Model(ConnectedLayers):
         compiled_before = compile_clock.seconds
         chosen_loss, chosen_optimizer = get_loss(loss), get_optimizer(optimizer)
         epochs, batch_size = arguments.count("epochs", epochs), arguments.count("batch_size", batch_size)
-        shuffle, verbose = arguments.flag("shuffle", shuffle), arguments.flag("verbose", verbose)
+        shuffle, verbose = arguments.flag("shuffle", shuffle), arguments.verbosity("verbose", verbose)
         clip_norm, clip_value = _check_limit(clip_norm, "clip_norm"), _check_limit(clip_value, "clip_value")
-        if seed is None:
-            raise TypeError("seed must be an integer, not None")
         seed = arguments.seed("seed", seed)
         callbacks = _check_callbacks(callbacks)
+        self._settle()
         steps = self._read(x, "x")
         features = self._features(steps)
         size = self._size_of_output(features)
@@ -247,6 +252,9 @@ class Model(ConnectedLayers):
         for callback in callbacks:
             callback.check_numbers(names)
         check_kernels_of(self.device, chosen_loss, samples, chosen_optimizer)
+        for callback in callbacks:
+            if vars(callback).get("stop"):
+                callback.stop = False
         self.build(features, seed)
         self._loss = chosen_loss
         history = fit_alone(
@@ -267,7 +275,7 @@ class Model(ConnectedLayers):
             raise ValueError("validation_data must be a pair (x, y)")
         try:
             return self._label(self._read(pair[0], "x", features), pair[1], loss, size)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, MemoryError) as error:
             raise type(error)(f"validation_data {error}") from None
 
     def evaluate(self, x: Any, y: Any, loss: str | Loss | None = None) -> dict[str, float]:
@@ -288,7 +296,10 @@ class Model(ConnectedLayers):
         self._require_built("evaluate")
         chosen = self._known_loss("evaluate") if loss is None else get_loss(loss)
         steps = self._read(x, "x")
-        size = self._size_of_output(self._features(steps))
+        features = self._features(steps)
+        size = self._size_of_output(features)
+        if not self._is_built_for(features):
+            self.build(features)
         return evaluate(self, self._label(steps, y, chosen, size), chosen, size)
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
@@ -318,7 +329,10 @@ class Model(ConnectedLayers):
         samples, leading, per_step = self._samples(steps), self._leading(steps), self._gives_sequence(steps)
         form = leading.form if per_step else vector_form(leading.rows)
         total = leading.values.shape[0] if per_step else leading.rows
-        shape = total, self._size_of_output(self._features(steps))
+        features = self._features(steps)
+        shape = total, self._size_of_output(features)
+        if not self._is_built_for(features):
+            self.build(features)
         if leading.on_gpu:
             from numbarnn.engine.cuda.arrays import arrays  # where there is a GPU, not before
             from numbarnn.layers.cuda import passes as cuda_passes
@@ -359,6 +373,10 @@ class Model(ConnectedLayers):
         if isinstance(outputs, list):
             return [loss.probabilities(row) for row in outputs]
         return loss.probabilities(outputs)
+
+    def _is_built_for(self, features: Any) -> bool:
+        """Whether nothing is to be built: layers without parameters take inputs of any width."""
+        return self.built and any(layer.fixes_width for layer in self.layers)
 
     def _known_loss(self, what: str) -> Loss:
         if self._loss is None:

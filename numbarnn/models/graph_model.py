@@ -183,6 +183,8 @@ class GraphModel(Model):
     """
 
     def __init__(self, inputs: Sequence[Input], output: Symbol, device: str | None = None) -> None:
+        if not isinstance(inputs, (list, tuple)):
+            raise TypeError(f"inputs must be a list of Input, not {type(inputs).__name__}")
         inputs = list(inputs)
         for i, symbol in enumerate(inputs):
             if not isinstance(symbol, Input):
@@ -196,6 +198,11 @@ class GraphModel(Model):
         self._connect_inputs()
         self._number_wires()
         super().__init__(list(dict.fromkeys(layers)), device)
+
+    def _check_layers(self, layers: Sequence[Layer]) -> None:
+        raise ValueError(
+            "layers of a GraphModel cannot be changed: connect other layers and make a model of those"
+        )
 
     def _connect_inputs(self) -> None:
         """Which layers take tokens from each input, and which inputs must have steps in common."""
@@ -246,7 +253,7 @@ class GraphModel(Model):
                 sizes.append(sum(given))
                 continue
             layer = use.layer
-            known = layer.input_size if layer.input_size is not None else given[0]
+            known = layer.known_input_size if layer.fixes_width else given[0]
             wanted = built.setdefault(layer, known)
             if not layer.takes_tokens and given[0] != wanted:
                 raise ValueError(f"{layer!r} was built for {wanted} features, not {given[0]}")
@@ -274,11 +281,13 @@ class GraphModel(Model):
         """
         sizes = self._sizes(input_size)
         seed = arguments.seed("seed", seed)
+        self._settle()
         numbers = {layer: i for i, layer in enumerate(self.layers)}
         for use in self._uses:
             if use.layer is not None:
                 size = sizes[self._wires[use.x]]
                 use.layer.build_once(size, seed=int(seed_of(seed, 0, numbers[use.layer])))
+                use.layer.store_for(size, self.dtype)  # one without parameters takes any width
 
     def __repr__(self) -> str:
         return f"GraphModel({len(self.inputs)} inputs, {', '.join(map(repr, self.layers))})"
@@ -325,7 +334,7 @@ class GraphModel(Model):
 
     def _known_features(self, i: int) -> int | None:
         """Features of an input, if a layer that reads it is built."""
-        return next((layer.input_size for layer in self._readers[i] if layer.built), None)
+        return next((layer.input_size for layer in self._readers[i] if layer.fixes_width), None)
 
     def _features(self, steps: tuple[FlatBatch, ...]) -> tuple[int, ...]:
         return tuple(each.width() for each in steps)

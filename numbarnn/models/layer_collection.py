@@ -35,10 +35,38 @@ class LayerCollection(ABC):
 
     def __init__(self, layers: Sequence[Layer], device: str | None = None) -> None:
         self.layers = list(layers)
-        self._settle_dtype()
+        self._settled = self._settle_dtype(self.layers)
         if device is not None:
             self.to(device)
-        self._check_devices()
+        self._check_devices(self.layers)
+
+    def _settle(self) -> None:
+        """Take note of what users did to the list `layers` since the last call, or refuse it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the layers in the list are none that the constructor would take.
+        """
+        # Layers compare by identity.
+        if type(self.layers) is list and self.layers == self._settled:
+            return
+        if not isinstance(self.layers, (list, tuple)):
+            raise TypeError(f"layers must be a list of layers, not {type(self.layers).__name__}")
+        layers = list(self.layers)
+        self._check_layers(layers)
+        self._check_devices(layers)
+        self._settled = self._settle_dtype(layers)
+        self.layers = layers
+        self._forget_passes()
+
+    @abstractmethod
+    def _check_layers(self, layers: Sequence[Layer]) -> None:
+        """Raise an error where the model cannot be made of these layers."""
+
+    @abstractmethod
+    def _forget_passes(self) -> None:
+        """Passes of earlier calls are those of other layers."""
 
     @abstractmethod
     def _describe_layers(self) -> Iterable[tuple[Layer, bool, int]]:
@@ -46,19 +74,22 @@ class LayerCollection(ABC):
 
     # ---- dtype and device --------------------------------------------------------------------------------
 
-    def _settle_dtype(self) -> None:
-        dtypes = {layer.dtype for layer in self.layers if not layer.follows_input_dtype}
+    def _settle_dtype(self, layers: list[Layer]) -> list[Layer]:
+        """Give the model the dtype that its layers have; a copy of the list."""
+        dtypes = {layer.dtype for layer in layers if not _has_no_dtype(layer)}
         if len(dtypes) > 1:
-            said = ", ".join(f"{layer!r}: {layer.dtype}" for layer in self.layers)
+            said = ", ".join(f"{layer!r}: {layer.dtype}" for layer in layers)
             raise ValueError(f"all layers must have one dtype; {said}")
         self.dtype = dtypes.pop() if dtypes else np.dtype("float32")
-        for layer in self.layers:
-            if layer.follows_input_dtype:
+        for layer in layers:
+            if _has_no_dtype(layer):
                 layer.use_dtype(self.dtype)
-                layer.follows_input_dtype = False  # from now on it has the model's
+                # From now on it has the model's.
+                layer.follows_input_dtype, layer.follows_model_dtype = False, True
+        return list(layers)
 
-    def _check_devices(self) -> None:
-        devices = [layer.device for layer in self.layers]
+    def _check_devices(self, layers: Sequence[Layer]) -> None:
+        devices = [layer.device for layer in layers]
         if len(set(devices)) > 1:
             raise ValueError(f"all layers must work on one device, not on {devices}")
 
@@ -87,6 +118,7 @@ class LayerCollection(ABC):
         RuntimeError
             If there is no GPU. Nothing is changed then.
         """
+        self._settle()
         for layer in self.layers:
             layer.to(device)
         return self
@@ -101,6 +133,7 @@ class LayerCollection(ABC):
     @property
     def parameters(self) -> dict[str, np.ndarray]:
         """Read-only views of all parameters, named ``"<layer>.<parameter>"``."""
+        self._settle()
         return {
             f"{i}.{name}": values
             for i, layer in enumerate(self.layers)
@@ -153,6 +186,7 @@ class LayerCollection(ABC):
 
     def snapshot(self) -> list[np.ndarray]:
         """A copy of all parameters, for `restore`."""
+        self._require_built("snapshot")
         hold = Hold(self._guards())
         try:
             hold.take(READ)
@@ -162,6 +196,9 @@ class LayerCollection(ABC):
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Go back to the parameters of a `snapshot`."""
+        self._require_built("restore")
+        if not isinstance(snapshot, (list, tuple)):
+            raise TypeError(f"snapshot must be one of this model, not {type(snapshot).__name__}")
         sizes = [layer.flat_values.size for layer in self.layers]
         if [np.size(values) for values in snapshot] != sizes:
             raise ValueError(f"snapshot must be one of this model, with parts of {sizes} numbers")
@@ -188,5 +225,11 @@ class LayerCollection(ABC):
             print(f"{name:<{widths[0]}}  {output:<{widths[1]}}  {count:>{widths[2]}}")
 
     def _require_built(self, what: str) -> None:
+        self._settle()
         if not self.built:
             raise RuntimeError(f"{what} needs a built model: fit it, or call build(input_size) first")
+
+
+def _has_no_dtype(layer: Layer) -> bool:
+    """Whether a layer has the dtype of what it reads, or of the model that it stands in."""
+    return layer.follows_input_dtype or layer.follows_model_dtype

@@ -48,6 +48,10 @@ class Sequential(Model):
     """
 
     def __init__(self, *layers: Layer, device: str | None = None) -> None:
+        self._check_layers(layers)
+        super().__init__(layers, device)
+
+    def _check_layers(self, layers: Sequence[Layer]) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} must be a layer, not {type(layer).__name__}")
@@ -56,23 +60,22 @@ class Sequential(Model):
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("a layer may stand in a Sequential only once")
         self._check_order(layers)
-        super().__init__(layers, device)
 
     def _check_order(self, layers: Sequence[Layer]) -> None:
-        sequence = not layers[0].takes_vectors
-        self._needs_time = sequence
+        needs_time = sequence = not layers[0].takes_vectors
         for i, layer in enumerate(layers):
             if layer.takes_tokens and i > 0:
                 raise ValueError(f"layer {i} ({layer!r}) takes tokens: it can only be the first")
             if not layer.takes_vectors and i > 0 and not sequence:
-                if not self._needs_time and all(below.takes_vectors for below in layers[:i]):
-                    self._needs_time = sequence = True  # only layers below that take sequences as well
+                if not needs_time and all(below.takes_vectors for below in layers[:i]):
+                    needs_time = sequence = True  # only layers below that take sequences as well
                 else:
                     raise ValueError(
                         f"layer {i} ({layer!r}) needs sequences, and layer {i - 1} ({layers[i - 1]!r})"
                         " gives one vector a row; set return_sequences=True in that layer"
                     )
             sequence = layer.gives_sequence(sequence)
+        self._needs_time = needs_time
 
     def build(self, input_size: int, seed: int | None = None) -> None:
         """Build all layers that are not built.
@@ -86,16 +89,18 @@ class Sequential(Model):
         """
         size = arguments.count("input_size", input_size)
         seed = arguments.seed("seed", seed)
+        self._settle()
         self._size_of_output(size)
         for i, layer in enumerate(self.layers):
             layer.build_once(size, seed=int(seed_of(seed, 0, i)))
+            layer.store_for(size, self.dtype)  # one without parameters takes any width
             size = layer.output_size(size)
 
     @property
     def output_size(self) -> int:
         """Features of the output of a built model."""
-        last = self.layers[-1]
         self._require_built("output_size")
+        last = self.layers[-1]
         assert last.input_size is not None
         return last.output_size(last.input_size)
 
@@ -115,10 +120,16 @@ class Sequential(Model):
         return Chain(self.layers, training)
 
     def _read(self, x: Any, name: str, features: int | None = None) -> FlatBatch:
-        first = self.layers[0]
-        return self._read_input(
-            x, name, self._needs_time, [first], first.input_size if first.built else features
-        )
+        return self._read_input(x, name, self._needs_time, [self.layers[0]], self._known_width() or features)
+
+    def _known_width(self) -> int | None:
+        """Features of the input where a layer fixes them, be it behind others that keep the width."""
+        for layer in self.layers:
+            if layer.fixes_width:
+                return layer.input_size
+            if layer.input_size is None or layer.output_size(layer.input_size) != layer.input_size:
+                break
+        return None
 
     def _features(self, steps: FlatBatch) -> int:
         return steps.width()
@@ -132,7 +143,7 @@ class Sequential(Model):
     def _size_of_output(self, size: int) -> int:
         """Features of the output for an input of this many, if all layers fit one another."""
         for i, layer in enumerate(self.layers):
-            if layer.count_parameters() and not layer.takes_tokens and layer.input_size != size:
+            if layer.fixes_width and not layer.takes_tokens and layer.input_size != size:
                 raise ValueError(
                     f"layer {i} ({layer!r}) was built for {layer.input_size} features, not {size}"
                 )

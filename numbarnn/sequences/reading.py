@@ -4,7 +4,9 @@ Users pass ``(B, T, I)`` arrays or lists of ``(T_i, I)`` arrays. What kernels se
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +90,7 @@ def read_steps(
     ----------
     x : array or sequence of arrays
         ``(B, T, I)`` or rows ``(T_i, I)``; of tokens, ``(B, T)`` or rows ``(T_i,)`` of integers; with
-        ``time=False`` also ``(B, I)``.
+        ``time=False`` also ``(B, I)``, or a list of vectors ``(I,)``.
     dtype
         What the flat matrix is made of; tokens are int64.
     name : str
@@ -113,9 +115,11 @@ def read_steps(
     """
     rank = 2 if tokens else 3
     if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim > 0):
-        if lengths is not None:
-            raise ValueError(f"lengths is for arrays; rows of a list {name} have their own length")
-        return _read_rows(x, dtype, name, rank - 1, tokens)
+        x = x if isinstance(x, list) else list(x)
+        if time or tokens or not _holds_vectors(x, name):
+            if lengths is not None:
+                raise ValueError(f"lengths is for arrays; rows of a list {name} have their own length")
+            return _read_rows(x, dtype, name, rank - 1, tokens)
     array = _as_numbers(x, dtype, name, tokens)
     if array.size == 0:
         raise ValueError(f"{name} is empty: its shape is {array.shape}")
@@ -132,6 +136,18 @@ def read_steps(
     return FlatBatch(flat, array_form(rows, steps, lengths))
 
 
+def float_dtype_of(x: Any, name: str) -> np.dtype:
+    """float64 for a batch in which NumPy finds numbers of that precision or a higher one, else float32."""
+    is_list = isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype == object and x.ndim > 0)
+    for row in x if is_list else [x]:
+        dtype = getattr(row, "dtype", None)
+        if not isinstance(dtype, np.dtype):
+            dtype = arguments.regular_array(name, row).dtype
+        if dtype.kind == "f" and dtype.itemsize > np.dtype("float32").itemsize:
+            return np.dtype("float64")
+    return np.dtype("float32")
+
+
 def array_form(rows: int, steps: int, lengths: Any) -> "BatchForm":
     """The form of an array (rows, steps, ...); `lengths` are the caller's, or None."""
     if lengths is None:
@@ -141,11 +157,22 @@ def array_form(rows: int, steps: int, lengths: Any) -> "BatchForm":
     return _padded_form(lengths.tobytes(), steps)
 
 
+def _holds_vectors(rows: list[Any], name: str) -> bool:
+    """Whether the first item of a list is a vector of numbers, and not a sequence of vectors."""
+    first = rows[0] if rows else None
+    if isinstance(first, Sequence) and not isinstance(first, (str, bytes)):
+        return len(first) > 0 and isinstance(first[0], Number)
+    shape = getattr(first, "shape", None)
+    if shape is None and hasattr(first, "__array__"):
+        shape = arguments.regular_array(f"{name}[0]", first).shape
+    return shape is not None and len(shape) == 1 and getattr(first, "dtype", None) != np.dtype(object)
+
+
 def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> FlatBatch:
     if len(x) == 0:
         raise ValueError(f"{name} is empty: at least one row is needed")
     if not tokens and type(x[0]) is np.ndarray and x[0].dtype == dtype:
-        joined = _joined(x, dtype)
+        joined = _joined(x, dtype, name)
         if joined is not None:
             return joined
     rows = [_as_numbers(row, dtype, f"{name}[{i}]", tokens) for i, row in enumerate(x)]
@@ -162,15 +189,22 @@ def _read_rows(x: Any, dtype: DTypeLike, name: str, rank: int, tokens: bool) -> 
             )
         if row.size == 0:
             raise ValueError(f"{name}[{i}] has no features: its shape is {row.shape}")
-    return FlatBatch(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+    try:
+        return FlatBatch(np.concatenate(rows), _list_form(tuple(map(len, rows))))
+    except MemoryError as error:
+        raise _too_large(name, error) from None
 
 
-def _joined(rows: Any, dtype: DTypeLike) -> FlatBatch | None:
+def _joined(rows: Any, dtype: DTypeLike, name: str) -> FlatBatch | None:
     """Rows that fit one another, as most do, without a look at each; None where something is amiss."""
+    if set(map(type, rows)) != {np.ndarray}:
+        return None
     try:
         values = np.concatenate(rows)
     except (ValueError, TypeError):
         return None
+    except MemoryError as error:
+        raise _too_large(name, error) from None
     if type(values) is not np.ndarray or values.dtype != dtype or values.ndim != 2 or values.size == 0:
         return None
     lengths = tuple(map(len, rows))
@@ -198,18 +232,26 @@ def _list_form(lengths: tuple[int, ...]) -> "BatchForm":
 
 def _as_numbers(x: Any, dtype: DTypeLike, name: str, tokens: bool) -> np.ndarray:
     """`x` as a contiguous array of `dtype` (int64 for tokens), or an error that names it."""
-    if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous:
+    if not tokens and type(x) is np.ndarray and x.dtype == dtype and x.flags.carray:
         return x  # nothing to do: a streaming loop calls this every few microseconds
-    if tokens:
-        return np.ascontiguousarray(arguments.integers(name, x, "integers (tokens)"), np.int64)
-    return np.ascontiguousarray(arguments.rounded(arguments.array(name, x), dtype))
+    read = arguments.integers(name, x, "integers (tokens)") if tokens else arguments.array(name, x)
+    try:
+        return arguments.contiguous(read, np.int64 if tokens else dtype)
+    except MemoryError as error:
+        raise _too_large(name, error) from None
+
+
+def _too_large(name: str, error: MemoryError) -> MemoryError:
+    return MemoryError(f"{name} is too large to be copied: {error}")
 
 
 def _read_lengths(lengths: Any, rows: int) -> np.ndarray:
     array = arguments.integers("lengths", lengths)
     if array.shape != (rows,):
         raise ValueError(f"lengths must have shape ({rows},), one a row of x, not {array.shape}")
-    return array.astype(np.int64)
+    # Of unsigned numbers the largest would become negative ones.
+    counts: np.ndarray = np.minimum(array, arguments.LARGEST_COUNT).astype(np.int64)
+    return counts
 
 
 def check_finite(steps: FlatBatch, name: str) -> None:
@@ -278,7 +320,7 @@ def read_like(dy: Any, form: BatchForm, size: int, dtype: DTypeLike, name: str) 
         If it does not. Whether its numbers are finite is the caller's to check.
     """
     if form.is_list:
-        if not isinstance(dy, (list, tuple, np.ndarray)):
+        if not isinstance(dy, (list, tuple)) and not (isinstance(dy, np.ndarray) and dy.ndim > 0):
             raise TypeError(f"{name} must be a list of arrays like the output, not {type(dy).__name__}")
         steps = read_steps(list(dy), dtype, name)
         if steps.lengths.shape != form.lengths.shape or (steps.lengths != form.lengths).any():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numbarnn.arguments import count, nonnegative, one_of
+from numbarnn.arguments import count, flag, nonnegative, one_of, shown
 
 # Metrics that are better when larger, by their name or the last word of it: "val_accuracy", "macro_f1".
 LARGER_IS_BETTER = ("accuracy", "acc", "auc", "f1", "r2")
@@ -16,7 +16,8 @@ class Callback:
     Attributes
     ----------
     stop : bool
-        Set it to True and the fit ends after the present epoch.
+        Set it to True and the fit ends after the present epoch. A fit begins with False, whatever an
+        earlier one left.
 
     Examples
     --------
@@ -129,11 +130,11 @@ class EarlyStopping(Callback):
         mode: str = "auto",
     ) -> None:
         if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be a name in the history, got {monitor!r}")
+            raise TypeError(f"monitor must be a name in the history, got {shown(monitor)}")
         self.patience = count("patience", patience)
         self.monitor = monitor
         self.min_delta = nonnegative("min_delta", min_delta)
-        self.restore_best = bool(restore_best)
+        self.restore_best = flag("restore_best", restore_best)
         self.mode = one_of("mode", mode, ("auto", "min", "max"))
         self._begin()
 

@@ -139,10 +139,14 @@ class LabelledSamples(Samples):
         if sample_weight is not None:
             rows = _read_sample_weight(sample_weight, steps.rows)
             self.weights *= rows[_row_of_each_step(steps.form)] if per_step else rows
-        if class_weight is not None:
-            self.weights *= _class_weights(class_weight, self.targets, size)
-        if not self.weights.sum() > 0.0:
+        with np.errstate(all="ignore"):
+            if class_weight is not None:
+                self.weights *= _class_weights(class_weight, self.targets, size)
+            total = self.weights.sum()
+        if not total > 0.0:
             raise ValueError("sample_weight and class_weight leave nothing to learn from: their sum is 0")
+        if not np.isfinite(total):
+            raise ValueError("sample_weight and class_weight are too large: their sum is infinite")
 
     def join(self, parts: Sequence[Any]) -> Any:
         """What a model takes, from that of each input."""
@@ -176,7 +180,9 @@ def _row_targets(y: Any, rows: int) -> np.ndarray:
 def _flat_targets(y: Any, form: BatchForm) -> np.ndarray:
     """Targets of every step, flat and in the order of the steps of x."""
     if not isinstance(y, (list, tuple, np.ndarray)):
-        raise TypeError(f"y must be a list or an array of targets, not {type(y).__name__}")
+        y = arguments.regular_array("y", y)  # a table
+    if isinstance(y, np.ndarray) and y.ndim == 0:
+        raise TypeError("y must be a list or an array of targets, not a single value")
     if len(y) != form.lengths.size:
         raise ValueError(
             f"y must have targets for each of the {form.lengths.size} rows of x, not for {len(y)}"
@@ -196,11 +202,13 @@ def _flat_targets(y: Any, form: BatchForm) -> np.ndarray:
 
 def _read_sample_weight(sample_weight: Any, rows: int) -> np.ndarray:
     array = arguments.array("sample_weight", sample_weight)
+    if array.shape == (rows, 1):
+        array = array[:, 0]  # a column, as tables give it
     if array.shape != (rows,):
         raise ValueError(f"sample_weight must have shape ({rows},), one a row of x, not {array.shape}")
     if not np.isfinite(array).all() or (array < 0).any():
         raise ValueError("sample_weight must be finite and not negative")
-    return array.astype(np.float64)
+    return arguments.rounded(array, np.float64)
 
 
 def _class_weights(class_weight: Any, targets: np.ndarray, size: int) -> np.ndarray:

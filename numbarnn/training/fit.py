@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from numbarnn.arguments import nonnegative
 from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.random import seed_of, with_part
 from numbarnn.jit.compile_cache import compile_clock
@@ -142,7 +143,7 @@ def fit(
                 order = rng.permutation(samples.rows) if shuffle else np.arange(samples.rows)
                 pieces = batches(order, batch_size)
                 for i, rows in enumerate(pieces):
-                    rate = schedule.at(epoch + i / len(pieces), epochs)
+                    rate = nonnegative("learning_rate", schedule.at(epoch + i / len(pieces), epochs))
                     place = f"epoch {epoch + 1}, step {i + 1} of {len(pieces)}"
                     trainer.step(rows, with_part(seed_of_steps, steps_done), rate, place)
                     steps_done += 1

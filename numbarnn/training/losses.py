@@ -21,6 +21,7 @@ from numbarnn.training.loss_kernels import (
     cross_entropy_of_probabilities,
     square_then_line,
 )
+from numbarnn.training.positions import check_positions
 from numbarnn.training.targets import class_targets, probability_targets, real_targets
 
 
@@ -147,10 +148,18 @@ class Loss(ABC):
             Where each step's positions begin.
         row_start, row_stop : int
             The range of rows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as it is said here.
         """
+        read = check_positions(
+            outputs, size, targets, weights, losses, scores, doutputs, active, offset, row_start, row_stop
+        )
         run, settings = self.kernel_for(targets)
-        run(*settings, outputs, int(size), targets, weights, float(scale), losses, scores, doutputs,
-            active, offset, int(row_start), int(row_stop))  # fmt: skip
+        run(*settings, read.outputs, int(size), read.targets, read.weights, float(scale), losses, scores,
+            doutputs, read.active, read.offset, int(row_start), int(row_stop))  # fmt: skip
 
 
 def _as_array(outputs: Any) -> Any:
@@ -187,9 +196,9 @@ class CrossEntropy(Loss):
 
     def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         logits = _as_array(outputs)
-        with np.errstate(invalid="ignore"):  # inf - inf: NaN tells of it
+        with np.errstate(all="ignore"):  # inf - inf: NaN tells of it
             powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+            probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
         return probabilities
 
     def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
@@ -224,8 +233,9 @@ class BinaryCrossEntropy(Loss):
 
     def probabilities(self, outputs: ArrayLike) -> np.ndarray:
         logits = _as_array(outputs)
-        e = np.exp(-np.abs(logits))
-        probability: np.ndarray = np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
+        with np.errstate(all="ignore"):
+            e = np.exp(-np.abs(logits))
+            probability: np.ndarray = np.where(logits < 0, e, np.ones_like(e)) / (1 + e)
         return probability
 
     def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:

@@ -12,11 +12,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from numbarnn.arguments import fraction, from_registry, nonnegative
+from numbarnn.arguments import (
+    for_kernels,
+    fraction,
+    from_registry,
+    nonnegative,
+    shown,
+)
 from numbarnn.engine.guards import WRITE, Guards, Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.threads import run
 from numbarnn.training.schedules import Constant, Schedule, as_schedule
+from numbarnn.training.update_checks import check_flat, check_update
 from numbarnn.training.update_kernels import adam, cuts_of, rmsprop, sgd
 
 
@@ -74,6 +81,10 @@ class Optimizer(ABC):
         OptimizerState
             No step done, all averages 0.
         """
+        if not isinstance(arrays, (list, tuple)):
+            raise TypeError(f"arrays must be a list of arrays, not {type(arrays).__name__}")
+        for i, array in enumerate(arrays):
+            check_flat(f"arrays[{i}]", array)
         kept = range(self.averages_kept)
         averages = [tuple(aligned_zeros(array.shape, array.dtype) for _ in kept) for array in arrays]
         return OptimizerState(0, averages)
@@ -101,12 +112,22 @@ class Optimizer(ABC):
         limit, factor : float
             Clip the gradients on the way: the step is that of elements brought into [-limit, limit] and
             then multiplied by `factor`. NaN stays NaN.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; nothing is changed then.
         """
+        if not isinstance(state, OptimizerState):
+            raise TypeError(f"state must be one from start(values), not {type(state).__name__}")
+        check_update(state.averages, values, gradients)
+        rate = nonnegative("learning_rate", learning_rate)
         state.step += 1
-        numbers = self.numbers_at(state.step, float(learning_rate))
+        numbers = self.numbers_at(state.step, rate)
         clipping = float(limit), float(factor)
         for value, gradient, averages in zip(values, gradients, state.averages, strict=True):
             cuts = cuts_of(value.size)
+            value, gradient = np.asarray(value), for_kernels(np.asarray(gradient))
             run(
                 self.update_kernel, cuts.size - 1, cuts, value, gradient, *averages, *clipping, *numbers
             )  # fmt: skip
@@ -131,6 +152,8 @@ class Optimizer(ABC):
         RuntimeError
             If the model has not been built.
         """
+        if not hasattr(model, "updates_of"):
+            raise TypeError(f"model must be a model, got {shown(model)}")
         if learning_rate is not None:
             rate = nonnegative("learning_rate", learning_rate)
         elif isinstance(self.schedule, Constant):
@@ -145,10 +168,8 @@ class Optimizer(ABC):
             hold.take(WRITE)
             for layer in layers:
                 layer.count_change()
-            values, gradients = zip(
-                *((layer.flat_values, layer.flat_gradients) for layer in layers), strict=True
-            )
-            self.update(state, values, gradients, rate)
+            values = [layer.flat_values for layer in layers]
+            self.update(state, values, [layer.flat_gradients for layer in layers], rate)
         finally:
             use_guards(*hold.way_out)
 
@@ -209,7 +230,7 @@ class SGD(Optimizer):
         fraction("momentum", self.momentum)
         nonnegative("weight_decay", self.weight_decay)
         if not isinstance(self.nesterov, (bool, np.bool_)):
-            raise TypeError(f"nesterov must be True or False, got {self.nesterov!r}")
+            raise TypeError(f"nesterov must be True or False, got {shown(self.nesterov)}")
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0.0")
 
@@ -335,7 +356,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
-            raise TypeError(f"betas must be a pair of numbers, got {self.betas!r}")
+            raise TypeError(f"betas must be a pair of numbers, got {shown(self.betas)}")
         for place, beta in enumerate(self.betas):
             fraction(f"betas[{place}]", beta)
         nonnegative("eps", self.eps)

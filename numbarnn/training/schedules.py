@@ -1,12 +1,16 @@
 """Schedules: how a learning rate changes in the course of a fit."""
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from numbarnn.arguments import nonnegative, positive
+from numbarnn.arguments import nonnegative, positive, shown
+
+# A moment is off by up to an epsilon, a number of epochs and the quotient by half of one.
+ROUNDED_BY = 4 * sys.float_info.epsilon
 
 
 class Schedule(ABC):
@@ -98,15 +102,17 @@ class CosineDecay(Schedule):
         nonnegative("final", self.final)
 
     def at(self, epoch: float, epochs: float) -> float:
-        done = min(max(epoch / epochs, 0.0), 1.0)
-        return self.final + (self.initial - self.final) * (1.0 + math.cos(math.pi * done)) / 2.0
+        share = (1.0 + math.cos(math.pi * min(max(epoch / epochs, 0.0), 1.0))) / 2.0
+        # In this form the first and the last rate are those that were asked for, to the last bit.
+        return float(self.initial) * share + float(self.final) * (1.0 - share)
 
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
     """Multiplied by `factor` every `every` epochs.
 
-    ``initial * factor ** floor(epoch / every)``
+    ``initial * factor ** floor(epoch / every)``, with the quotient of the numbers that are meant: of
+    ``every=0.1`` the third step comes at epoch 0.3, though the quotient of the floats is below 3.
 
     Parameters
     ----------
@@ -140,7 +146,23 @@ class StepDecay(Schedule):
         positive("every", self.every)
 
     def at(self, epoch: float, epochs: float) -> float:
-        return float(self.initial * self.factor ** math.floor(epoch / self.every))
+        steps = _floor(float(epoch) / float(self.every))
+        try:
+            return float(self.initial) * math.pow(self.factor, steps)
+        except OverflowError:  # a factor above 1
+            return math.inf
+
+
+def _floor(quotient: float) -> float:
+    """`math.floor`, but of a quotient that rounding has moved below a whole number that number.
+
+    The moments of two batches differ by far more.
+    """
+    if math.isinf(quotient):
+        return quotient
+    nearest = round(quotient)
+    is_close = abs(quotient - nearest) <= ROUNDED_BY * abs(quotient)
+    return float(nearest if is_close else math.floor(quotient))
 
 
 def as_schedule(learning_rate: Any) -> Schedule:
@@ -160,5 +182,5 @@ def as_schedule(learning_rate: Any) -> Schedule:
     if isinstance(learning_rate, Schedule):
         return learning_rate
     if not isinstance(learning_rate, Real):
-        raise TypeError(f"learning_rate must be a number or a Schedule, got {learning_rate!r}")
+        raise TypeError(f"learning_rate must be a number or a Schedule, got {shown(learning_rate)}")
     return Constant(nonnegative("learning_rate", learning_rate))

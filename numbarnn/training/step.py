@@ -31,7 +31,9 @@ class RunningMetrics:
     def add(self, losses: np.ndarray, scores: np.ndarray, batch: Batch) -> float:
         """Take the losses and scores of a batch; return its weighted sum of losses."""
         # One after the other, as in a step: `sum` would add them in another order.
-        loss, score = (float(np.cumsum(values)[-1]) for values in (losses * batch.weights, scores))
+        with np.errstate(all="ignore"):
+            weighted = losses * batch.weights
+        loss, score = (float(np.cumsum(values)[-1]) for values in (weighted, scores))
         self.add_sums(loss, batch.total_weight, score, losses.size)
         return loss
 

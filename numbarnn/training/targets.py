@@ -3,12 +3,14 @@
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from numbarnn import arguments
+
 # Probabilities of the classes come from a float32 or float16 softmax, or are rounded by hand.
 SUM_TOLERANCE = 1e-3
 
 
 def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
-    """Labels (n,) as int64, or probabilities of the classes (n, size) as `dtype`, C-contiguous.
+    """Labels (n,) or (n, 1) as int64 (n,), or probabilities (n, size) as `dtype`, C-contiguous.
 
     Raises
     ------
@@ -24,7 +26,9 @@ def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         sums = array.sum(axis=1, dtype=np.float64)
         wrong = np.abs(sums - 1.0) > SUM_TOLERANCE
         _refuse(wrong, sums, "probabilities of the classes that sum to 1 in every row", "the sum")
-        return np.ascontiguousarray(array, dtype)
+        return arguments.contiguous(array, dtype)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]  # a column of labels, as tables give it
     if array.ndim != 1:
         raise ValueError(
             f"y must have shape (n,), labels, or (n, {size}), probabilities of the {size} classes;"
@@ -37,7 +41,7 @@ def class_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         array = array.astype(np.int64)
     wanted = f"labels from 0 to {size - 1}, one for each of the {size} outputs"
     _refuse((array < 0) | (array >= size), array, wanted)
-    return np.ascontiguousarray(array, np.int64)
+    return arguments.contiguous(array, np.int64)
 
 
 def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
@@ -52,7 +56,7 @@ def probability_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray
     """
     array = _columns(_numbers(y), size)
     _refuse((array < 0) | (array > 1), array, "0 and 1, or probabilities between")
-    return np.ascontiguousarray(array, dtype)
+    return arguments.contiguous(array, dtype)
 
 
 def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
@@ -66,17 +70,13 @@ def real_targets(y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:
         For a wrong shape, NaN, or a number that is infinite or too large for `dtype`.
     """
     array = _columns(_numbers(y), size)
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(array, dtype)
+    values = arguments.contiguous(array, dtype)
     _refuse(~np.isfinite(values), array, f"numbers that {values.dtype} can hold")
     return values
 
 
 def _numbers(y: ArrayLike) -> np.ndarray:
-    try:
-        array = np.asarray(y)
-    except ValueError:
-        raise ValueError("y must be an array; got rows of unequal length") from None
+    array = arguments.regular_array("y", y)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"y must hold numbers, got dtype {array.dtype}")
     if array.dtype.kind == "f":

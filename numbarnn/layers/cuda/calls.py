@@ -96,7 +96,7 @@ def _read(layer: Any, x: Any, lengths: Any, name: str) -> tuple[Any, BatchForm]:
     """The flat matrix of steps, and the form of the batch."""
     vectors, tokens = layer.takes_vectors, layer.takes_tokens
     steps = read_steps(x, layer.dtype, name, lengths=lengths, time=not vectors, tokens=tokens)
-    if not tokens and layer.built and steps.width() != layer.input_size:
+    if not tokens and layer.fixes_width and steps.width() != layer.input_size:
         raise ValueError(f"{name} must have {layer.input_size} features, not {steps.width()}")
     return steps.values, steps.form
 

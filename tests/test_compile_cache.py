@@ -246,7 +246,10 @@ def test_folder_that_cannot_be_written(installation, tmp_path):
 
 def test_no_folder_at_all(installation):
     nowhere = str(installation.package / "__init__.py" / "below")  # a file has no folders
-    program = f"import tempfile\ntempfile.tempdir = {nowhere!r}\n"
+    program = (
+        "import tempfile, warnings\nwarnings.filterwarnings('ignore', 'numbarnn found no folder')\n"
+        f"tempfile.tempdir = {nowhere!r}\n"
+    )
     before = entries(installation.folder)
     assert installation.start(program + MEAN, NUMBARNN_CACHE_DIR=nowhere)[0] == installation.results[MEAN]
     assert entries(installation.folder) == before

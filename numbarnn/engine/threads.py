@@ -16,6 +16,7 @@ import numpy as np
 
 from numbarnn import arguments
 from numbarnn.engine.fork import ALONE, make_board, serve
+from numbarnn.engine.processors import processor_count
 
 # Reads of the board, one to three milliseconds, before a worker sleeps: the kernels of a training loop follow
 # one another faster than that, and waking a thread took 60 to 350 microseconds on the virtual machines where
@@ -28,8 +29,9 @@ _thread_count: int | None = None
 def get_num_threads() -> int:
     """How many threads kernels use at most.
 
-    All the cores that this process may use, unless ``NUMBARNN_NUM_THREADS`` is set in the environment or
-    `set_num_threads` was called.
+    What `set_num_threads` said, else the environment's ``NUMBARNN_NUM_THREADS``, else its
+    ``NUMBA_NUM_THREADS`` (set by joblib in its workers), else the processors that this process may use, by
+    its affinity and by the quota of its group (of a container).
 
     Returns
     -------
@@ -48,11 +50,15 @@ def get_num_threads() -> int:
 @functools.cache
 def _default_thread_count() -> int:
     named = os.environ.get("NUMBARNN_NUM_THREADS")
-    if named is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not named.isdecimal() or int(named) < 1:
-        raise ValueError(f"NUMBARNN_NUM_THREADS must be a whole number from 1 on, not {named!r}")
-    return int(named)
+    if named is not None:
+        if not named.isdecimal() or int(named) < 1:
+            raise ValueError(f"NUMBARNN_NUM_THREADS must be a whole number from 1 on, not {named!r}")
+        return int(named)
+    # Set by pools of processes, so that their workers together have one thread a processor.
+    of_numba = os.environ.get("NUMBA_NUM_THREADS", "")
+    if of_numba.isdecimal() and int(of_numba) >= 1:
+        return int(of_numba)
+    return processor_count()
 
 
 def set_num_threads(n: int) -> None:

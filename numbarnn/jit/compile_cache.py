@@ -16,8 +16,10 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import logging
 import os
 import pickle
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +31,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba.core import caching
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import overload
 from numba.misc.appdirs import AppDirs
 
@@ -55,15 +58,32 @@ def cache_directory() -> Path | None:
     ``NUMBARNN_CACHE_DIR`` comes first, then ``NUMBA_CACHE_DIR``, the user's cache folder and, for a
     home that cannot be written, the system's folder of temporary files.
     """
-    named = os.environ.get("NUMBARNN_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
-    user = f"numbarnn-{os.getuid()}" if hasattr(os, "getuid") else "numbarnn"
-    candidates = [named] if named else [AppDirs("numbarnn", appauthor=False).user_cache_dir]
-    candidates.append(os.path.join(tempfile.gettempdir(), user))
-    for candidate in candidates:
+    for candidate in _candidates():
         if _is_writable_and_ours(candidate):
             return Path(candidate)
     return None
 
+
+def _candidates() -> Iterator[str]:
+    named = os.environ.get("NUMBARNN_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    folder = os.path.expanduser(named) if named else _user_cache_folder()
+    # An unknown home stays as "~", and a setting may be empty: neither is to mean the working folder.
+    if not folder.startswith("~"):
+        yield os.path.abspath(folder)
+    user = f"numbarnn-{os.getuid()}" if hasattr(os, "getuid") else "numbarnn"
+    with contextlib.suppress(FileNotFoundError):  # there is no folder that can be written
+        yield os.path.join(tempfile.gettempdir(), user)
+
+
+def _user_cache_folder() -> str:
+    """The user's folder for caches. An empty or relative setting of it counts as none, as its rule has it."""
+    wrong = "XDG_CACHE_HOME" in os.environ and not os.path.isabs(os.environ["XDG_CACHE_HOME"])
+    if sys.platform.startswith("linux") and wrong:
+        return os.path.join(os.path.expanduser("~"), ".cache", "numbarnn")
+    return str(AppDirs("numbarnn", appauthor=False).user_cache_dir)
+
+
+QUIET_LEVEL = logging.INFO  # of Numba while it compiles
 
 # What the cache uses of ``numba.core.caching``: classes, methods and the names of their parameters.
 CACHE_PARTS = {
@@ -138,7 +158,35 @@ def _cache_directory() -> Path | None:
             stacklevel=2,
         )
         return None
-    return cache_directory()
+    folder = cache_directory()
+    if folder is None:
+        warnings.warn(
+            "numbarnn found no folder that it can write to: kernels are compiled again in every process. Name"
+            " one in NUMBARNN_CACHE_DIR",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return folder
+
+
+def quietly(compile_one: Callable) -> Callable:
+    """A dispatcher's method `compile`, without the compiler's notes in a program that logs at DEBUG: thousands
+    of lines a kernel. Where the user has set a level for the logger "numba", that stands."""
+    logger = logging.getLogger("numba")
+
+    @functools.wraps(compile_one)
+    def compile_quietly(*arguments: Any) -> Any:
+        with global_compiler_lock:
+            is_ours = logger.level == logging.NOTSET
+            try:
+                if is_ours:
+                    logger.setLevel(QUIET_LEVEL)
+                return compile_one(*arguments)
+            finally:
+                if is_ours:
+                    logger.setLevel(logging.NOTSET)
+
+    return compile_quietly
 
 
 class CompileClock:
@@ -226,6 +274,7 @@ def kernel(function: Callable) -> Callable:
     if compiled is function:  # the JIT is off
         # Compiled code wraps whole numbers round, and goes on with NaN, without a word: so does this.
         return np.errstate(all="ignore")(function)
+    compiled.compile = quietly(compiled.compile)
     has_file = os.path.exists(function.__code__.co_filename)  # not so in a notebook
     if has_file and _cache_directory() is not None:
         from numbarnn.jit.kernel_cache import KernelCache  # only where Numba's classes are as it knows them

@@ -1,5 +1,6 @@
 """How a fit shows on the terminal that it gets on: a tqdm bar, or plain lines where tqdm is missing."""
 
+import contextlib
 import math
 import sys
 import time
@@ -37,7 +38,7 @@ class Progress:
 
     def __init__(self, epochs: int, verbose: bool) -> None:
         self._display: _Bar | _Lines | None = None
-        if verbose:
+        if verbose and sys.stderr is not None:  # None in a program without a terminal
             try:
                 self._display = _Bar(epochs)
             except ImportError:
@@ -116,7 +117,9 @@ class _Lines:
             self.close()
 
     def message(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(ValueError):  # it has been closed
+            sys.stderr.write(text + "\n")
+            getattr(sys.stderr, "flush", lambda: None)()
 
     def close(self) -> None:
         if self._kept_back:

@@ -170,8 +170,8 @@ def _cache_directory() -> Path | None:
 
 
 def quietly(compile_one: Callable) -> Callable:
-    """A dispatcher's method `compile`, without the compiler's notes in a program that logs at DEBUG: thousands
-    of lines a kernel. Where the user has set a level for the logger "numba", that stands."""
+    """A dispatcher's method `compile`, without the compiler's notes in a program that logs at DEBUG, which
+    are thousands of lines a kernel. Where the user has set a level for the logger "numba", that stands."""
     logger = logging.getLogger("numba")
 
     @functools.wraps(compile_one)

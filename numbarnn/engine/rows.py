@@ -60,20 +60,18 @@ def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_
 
 
 @inlined
-def _pack_part(part, arguments):
-    cuts, flat, starts, order, active, offset, packed = arguments
+def _pack_part(part, cuts, flat, starts, order, active, offset, packed):
     _pack_places(cuts[part], cuts[part + 1], flat, starts, order, active, offset, 0, packed)
 
 
 @kernel
 def pack_rows(team, cuts, flat, starts, order, active, offset, packed):
     """Flat rows into the packed matrix."""
-    fork(team, cuts.size - 1, _pack_part, (cuts, flat, starts, order, active, offset, packed))
+    fork(team, cuts.size - 1, _pack_part, cuts, flat, starts, order, active, offset, packed)
 
 
 @inlined
-def _gather_part(part, arguments):
-    cuts, source, starts, order, active, offset, target = arguments
+def _gather_part(part, cuts, source, starts, order, active, offset, target):
     for t in range(active.size):
         for b in range(cuts[part], min(cuts[part + 1], active[t])):
             for column in range(target.shape[1]):
@@ -83,7 +81,7 @@ def _gather_part(part, arguments):
 @kernel
 def gather_rows(team, cuts, source, starts, order, active, offset, target):
     """Flat rows of any kind of number into a packed matrix without padding."""
-    fork(team, cuts.size - 1, _gather_part, (cuts, source, starts, order, active, offset, target))
+    fork(team, cuts.size - 1, _gather_part, cuts, source, starts, order, active, offset, target)
 
 
 @kernel
@@ -104,8 +102,7 @@ def _note_fault(bindings, fault):
 
 
 @inlined
-def _read_part(part, arguments):
-    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+def _read_part(part, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
     flat = array_at(bindings[INPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
@@ -122,13 +119,12 @@ def read_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band
     ``band_cuts[p + 1]`` has step t from row ``offsets[p, t]`` on. The lowest flat row that holds NaN or
     infinity becomes the bindings' FAULT.
     """
-    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
-    fork(team, cuts.size - 1, _read_part, arguments)
+    fork(team, cuts.size - 1, _read_part, cuts, bindings, size, flat_rows, starts, order, active, band_cuts,
+         offsets, packed)  # fmt: skip
 
 
 @inlined
-def _write_part(part, arguments):
-    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
+def _write_part(part, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
     flat = array_at(bindings[OUTPUT], flat_rows, size, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
@@ -138,13 +134,12 @@ def _write_part(part, arguments):
 @kernel
 def write_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
     """The inverse of `read_rows`, to the flat matrix of the binding OUTPUT."""
-    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
-    fork(team, cuts.size - 1, _write_part, arguments)
+    fork(team, cuts.size - 1, _write_part, cuts, bindings, size, flat_rows, starts, order, active, band_cuts,
+         offsets, packed)  # fmt: skip
 
 
 @inlined
-def _clear_part(part, arguments):
-    cuts, bindings, size, flat_rows, begins, ends, like = arguments
+def _clear_part(part, cuts, bindings, size, flat_rows, begins, ends, like):
     flat = array_at(bindings[OUTPUT], flat_rows, size, like)
     for i in range(cuts[part], cuts[part + 1]):
         for row in range(begins[i], ends[i]):
@@ -156,7 +151,7 @@ def _clear_part(part, arguments):
 def clear_rows(team, cuts, bindings, size, flat_rows, begins, ends, like):
     """Zeros in the flat matrix of the binding OUTPUT, of the dtype of `like`: behind sequence i from row
     ``begins[i]`` up to row ``ends[i]``. `cuts` are between sequences."""
-    fork(team, cuts.size - 1, _clear_part, (cuts, bindings, size, flat_rows, begins, ends, like))
+    fork(team, cuts.size - 1, _clear_part, cuts, bindings, size, flat_rows, begins, ends, like)
 
 
 @inlined
@@ -183,8 +178,7 @@ def first_fault(values, starts, lengths):
 
 
 @inlined
-def _check_part(part, arguments):
-    cuts, bindings, size, flat_rows, starts, order, lengths, like = arguments
+def _check_part(part, cuts, bindings, size, flat_rows, starts, order, lengths, like):
     flat = array_at(bindings[INPUT], flat_rows, size, like)
     for b in range(cuts[part], cuts[part + 1]):
         i = order[b]
@@ -195,4 +189,4 @@ def _check_part(part, arguments):
 def check_rows(team, cuts, bindings, size, flat_rows, starts, order, lengths, like):
     """The lowest valid row that holds NaN or infinity, of the flat matrix of the binding INPUT, becomes the
     bindings' FAULT; the matrix is of the dtype of `like`."""
-    fork(team, cuts.size - 1, _check_part, (cuts, bindings, size, flat_rows, starts, order, lengths, like))
+    fork(team, cuts.size - 1, _check_part, cuts, bindings, size, flat_rows, starts, order, lengths, like)

@@ -19,9 +19,8 @@ GAP_ROWS = 64  # between the bands of an array with one row a sequence
 
 
 @inlined
-def _fill_arrays(part, arguments):
-    (batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets, step_offsets,
-     partial_offset, dstate_offset, step_rows, position_rows) = arguments  # fmt: skip
+def _fill_arrays(part, batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
+                 step_offsets, partial_offset, dstate_offset, step_rows, position_rows):  # fmt: skip
     gate_offset, state_offset = offsets[0], offsets[1]
     packed_offset, output_offset = step_offsets[0], step_offsets[1]
     packed_rows, gate_rows, state_rows, next_state_rows = (
@@ -79,9 +78,8 @@ def _fill_arrays(part, arguments):
 def _fill_bands(team, batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
                 step_offsets, partial_offset, dstate_offset, step_rows, position_rows):  # fmt: skip
     """Fill in the arrays of `Bands`, which names them, from three of a `Layout`."""
-    arguments = (batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
-                 step_offsets, partial_offset, dstate_offset, step_rows, position_rows)  # fmt: skip
-    fork(team, 1, _fill_arrays, arguments)
+    fork(team, 1, _fill_arrays, batch_order, batch_active, lengths, cuts, partial_cuts, active, offset,
+         offsets, step_offsets, partial_offset, dstate_offset, step_rows, position_rows)  # fmt: skip
 
 
 class Capacity(NamedTuple):

@@ -146,9 +146,8 @@ def _sweeps_back(weights, gates, t):
 
 
 @inlined
-def _backward_rows(part, arguments):
-    (cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings, dstates, active,
-     gate_offset, state_offset, dstate_offset, reverse) = arguments  # fmt: skip
+def _backward_rows(part, cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings,
+                   dstates, active, gate_offset, state_offset, dstate_offset, reverse):  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     dy = _matrix_of(given, bindings)
     groups = states[0].shape[1] // lane_count(gates)
@@ -192,15 +191,13 @@ def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gate
         ``dstate_offset[p]``. A row that is not active keeps its value, so one that has not begun waits with
         its final state's and one that has left is done.
     """
-    arguments = (cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings, dstates,
-                 active, gate_offset, state_offset, dstate_offset, reverse)  # fmt: skip
-    fork(team, cuts.size - 1, _backward_rows, arguments)
+    fork(team, cuts.size - 1, _backward_rows, cuts, prefetches, weights, recurrent_transposed, states, gates,
+         given, bindings, dstates, active, gate_offset, state_offset, dstate_offset, reverse)  # fmt: skip
 
 
 @inlined
-def _backward_units(part, arguments):
-    (barrier, cuts, weights, recurrent_transposed, states, gates, given, bindings, dstates, active,
-     gate_offset, state_offset, dstate_offset, reverse) = arguments  # fmt: skip
+def _backward_units(part, barrier, cuts, weights, recurrent_transposed, states, gates, given, bindings,
+                    dstates, active, gate_offset, state_offset, dstate_offset, reverse):  # fmt: skip
     steps, groups = active.size, states[0].shape[1] // lane_count(gates)
     dy = _matrix_of(given, bindings)
     done = arrive(barrier, part)
@@ -231,15 +228,13 @@ def backward_by_units(team, barrier, cuts, weights, recurrent_transposed, states
                       dstates, active, gate_offset, state_offset, dstate_offset, reverse):  # fmt: skip
     """`backward`, with hidden units divided among threads: `cuts` are between vectors of them, each at the
     beginning of a panel of `recurrent_transposed`, or of half a panel where the batch is one row."""
-    arguments = (barrier, cuts, weights, recurrent_transposed, states, gates, given, bindings, dstates,
-                 active, gate_offset, state_offset, dstate_offset, reverse)  # fmt: skip
-    fork(team, cuts.size - 1, _backward_units, arguments)
+    fork(team, cuts.size - 1, _backward_units, barrier, cuts, weights, recurrent_transposed, states, gates,
+         given, bindings, dstates, active, gate_offset, state_offset, dstate_offset, reverse)  # fmt: skip
 
 
 @inlined
-def _input_gradient_rows(part, arguments):
-    (cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset, dx_in_bands, active,
-     gate_offset) = arguments  # fmt: skip
+def _input_gradient_rows(part, cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset,
+                         dx_in_bands, active, gate_offset):  # fmt: skip
     parts = cuts.size - 1
     width = lane_count(dgates)
     sum_count, product_width = sum_count_of(weights), product_width_of(weights)
@@ -283,6 +278,5 @@ def input_gradients(team, cuts, weights, input_transposed, dgates, start, start_
         Where that of part p at step t begins; or each row of dx stands where its row of `dgates` does, and
         of `cuts` only the number counts.
     """
-    arguments = (cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset, dx_in_bands,
-                 active, gate_offset)  # fmt: skip
-    fork(team, cuts.size - 1, _input_gradient_rows, arguments)
+    fork(team, cuts.size - 1, _input_gradient_rows, cuts, weights, input_transposed, dgates, start,
+         start_stride, dx, dx_offset, dx_in_bands, active, gate_offset)  # fmt: skip

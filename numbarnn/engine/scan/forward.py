@@ -128,9 +128,8 @@ def _outputs(bindings, y_rows, y_starts, weights, like):
 
 
 @inlined
-def _forward_rows(part, arguments):
-    (cuts, prefetches, weights, x, x_offset, x_in_bands, states, saved_gates, save, active, gate_offset,
-     state_offset, reverse, bindings, y_rows, y_starts) = arguments  # fmt: skip
+def _forward_rows(part, cuts, prefetches, weights, x, x_offset, x_in_bands, states, saved_gates, save, active,
+                  gate_offset, state_offset, reverse, bindings, y_rows, y_starts):  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     row_count = row_stop - row_start
     if row_count == 0:
@@ -205,15 +204,13 @@ def forward(team, cuts, prefetches, weights, x, x_offset, x_in_bands, states, ga
         The outputs go to the caller's matrix (y_rows, H) of the binding OUTPUT as well, in which the
         sequence at position b begins at row ``y_starts[b]``; nowhere if that is empty.
     """
-    arguments = (cuts, prefetches, weights, x, x_offset, x_in_bands, states, gates, save, active, gate_offset,
-                 state_offset, reverse, bindings, y_rows, y_starts)  # fmt: skip
-    fork(team, cuts.size - 1, _forward_rows, arguments)
+    fork(team, cuts.size - 1, _forward_rows, cuts, prefetches, weights, x, x_offset, x_in_bands, states,
+         gates, save, active, gate_offset, state_offset, reverse, bindings, y_rows, y_starts)  # fmt: skip
 
 
 @inlined
-def _forward_units(part, arguments):
-    (barrier, cuts, weights, x, x_offset, _, states, gates, save, active, gate_offset, state_offset, reverse,
-     bindings, y_rows, y_starts) = arguments  # fmt: skip
+def _forward_units(part, barrier, cuts, weights, x, x_offset, _, states, gates, save, active, gate_offset,
+                   state_offset, reverse, bindings, y_rows, y_starts):  # fmt: skip
     steps, block = active.size, groups_at_once(weights)
     y = _outputs(bindings, y_rows, y_starts, weights, gates)
     groups = states[0].shape[1] // lane_count(gates)
@@ -254,14 +251,12 @@ def forward_by_units(team, barrier, cuts, weights, x, x_offset, x_in_bands, stat
     work where there are fewer rows than threads. There is one band, in which inputs stand too. With
     ``save=False`` `gates` needs `ROWS_PROJECTED_AT_ONCE` rows, or B if that is more.
     """
-    arguments = (barrier, cuts, weights, x, x_offset, x_in_bands, states, gates, save, active, gate_offset,
-                 state_offset, reverse, bindings, y_rows, y_starts)  # fmt: skip
-    fork(team, cuts.size - 1, _forward_units, arguments)
+    fork(team, cuts.size - 1, _forward_units, barrier, cuts, weights, x, x_offset, x_in_bands, states, gates,
+         save, active, gate_offset, state_offset, reverse, bindings, y_rows, y_starts)  # fmt: skip
 
 
 @inlined
-def _copy_output_rows(part, arguments):
-    cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse = arguments
+def _copy_output_rows(part, cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse):
     width, units, y_stride = lane_count(y), h.shape[1], y.shape[1]
     for band in range(band_cuts.size - 1):
         first = max(cuts[part], band_cuts[band])
@@ -280,5 +275,5 @@ def _copy_output_rows(part, arguments):
 @kernel
 def copy_outputs(team, cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse):
     """The outputs of one direction, kept in bands, into columns of y (N, at least column + H)."""
-    arguments = (cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse)
-    fork(team, cuts.size - 1, _copy_output_rows, arguments)
+    fork(team, cuts.size - 1, _copy_output_rows, cuts, band_cuts, h, y, column, hidden, active, offset,
+         state_offset, reverse)  # fmt: skip

@@ -13,9 +13,8 @@ from numbarnn.jit.vectors import lane_count
 
 
 @inlined
-def _weight_gradient_jobs(part, arguments):
-    (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows, gate_rows,
-     packed) = arguments  # fmt: skip
+def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset,
+                          previous_rows, gate_rows, packed):  # fmt: skip
     dinput, drecurrent, dbias = packed
     width, block, ranges = lane_count(dgates), groups_at_once(weights), panel_cuts.size - 1
     sum_count, product_width = sum_count_of(weights), product_width_of(weights)
@@ -92,9 +91,8 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, 
         Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
         the other.
     """
-    arguments = (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows,
-                 gate_rows, packed)  # fmt: skip
-    fork(team, job_cuts.size - 1, _weight_gradient_jobs, arguments)
+    fork(team, job_cuts.size - 1, _weight_gradient_jobs, job_cuts, panel_cuts, weights, x, x_rows, h, dgates,
+         partial_offset, previous_rows, gate_rows, packed)  # fmt: skip
 
 
 @inlined
@@ -107,8 +105,7 @@ def _add_partials(values, size, first, stop):
 
 
 @inlined
-def _collect_groups(part, arguments):
-    cuts, weights, packed, input_map, recurrent_map, gradients = arguments
+def _collect_groups(part, cuts, weights, packed, input_map, recurrent_map, gradients):
     dinput, drecurrent, dbias = packed
     width, block = lane_count(dbias), groups_at_once(weights)
     sum_count, product_width = sum_count_of(weights), product_width_of(weights)
@@ -144,8 +141,7 @@ def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gra
     gradients : tuple of arrays
         weight_ih, weight_hh, bias_ih and bias_hh, out.
     """
-    arguments = (cuts, weights, packed, input_map, recurrent_map, gradients)
-    fork(team, cuts.size - 1, _collect_groups, arguments)
+    fork(team, cuts.size - 1, _collect_groups, cuts, weights, packed, input_map, recurrent_map, gradients)
 
 
 @noinline

@@ -189,6 +189,22 @@ def pack_recurrent_transposed(
 
 
 @inlined
+def _pack_unit_vectors(part, vectors, packed):
+    count, width = len(vectors), lane_count(packed)
+    for v in range(count):
+        vector = vectors[v]
+        for unit in range(vector.size):
+            packed[(unit // width * count + v) * width + unit % width] = vector[unit]
+
+
+@kernel
+def pack_unit_vectors(team, vectors, packed):
+    """Parameters (H,), one for each of a cell's vectors, for both passes: those of a group of units stand one
+    behind the other in `packed`, group by group."""
+    fork(team, 1, _pack_unit_vectors, vectors, packed)
+
+
+@inlined
 def unpack_recurrent(input_panels, recurrent_panels, bias, input_map, recurrent_map, sum_count,
                      first_group, stop_group, gradients):  # fmt: skip
     """Gradients of one layer and direction from their packed form, for a range of groups of hidden units."""

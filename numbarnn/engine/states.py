@@ -88,6 +88,23 @@ def add_to_state(team, dstate, rows, dy, column, hidden):
 
 
 @inlined
+def _sum_rows(part, matrices, sums):
+    for v in range(len(sums)):
+        matrix, total = matrices[v], sums[v]
+        for unit in range(total.size):
+            total[unit] = 0.0
+        for row in range(matrix.shape[0]):
+            for unit in range(total.size):
+                total[unit] += matrix[row, unit]
+
+
+@kernel
+def sum_rows(team, matrices, sums):
+    """Each array (H,) of `sums` gets the sum of the rows of its matrix (rows, at least H), in their order."""
+    fork(team, 1, _sum_rows, matrices, sums)
+
+
+@inlined
 def _clear(part, arrays, rows):
     for s in range(len(arrays)):
         array = arrays[s]

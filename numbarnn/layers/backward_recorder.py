@@ -8,7 +8,7 @@ from numbarnn.engine.program import Call, record
 from numbarnn.engine.rows import check_rows, write_rows
 from numbarnn.engine.scan import backward, weight_gradients
 from numbarnn.engine.scan.arguments import Partials
-from numbarnn.engine.states import add_to_state, clear, export_states, import_states
+from numbarnn.engine.states import add_to_state, clear, export_states, import_states, sum_rows
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.plan import Plan
@@ -34,7 +34,7 @@ class BackwardRecorder(Recorder):
     Attributes
     ----------
     dstates : list of tuples of arrays (at least B, H padded)
-        Gradients of the states, for each k.
+        Gradients of the states, and each row's part of the gradients of the cell's vectors, for each k.
     dinputs : list of arrays (N, I padded) or None
         Gradients of the inputs of each level.
     """
@@ -50,10 +50,11 @@ class BackwardRecorder(Recorder):
         self.dstates = [
             tuple(
                 buffers.matrix(("d" + name, k), bands.dstate_row_count, plan.units)
-                for name in layer.cell.states
+                for name in layer.cell.states + layer.cell.vectors
             )
             for k in range(plan.count)
         ]
+        self.state_count = len(layer.cell.states)
         for part in (part for own in self.dstates for part in own):
             part[...] = 0.0  # for the padding, which nothing else clears
         self.dinputs: list[Any] = []
@@ -66,8 +67,11 @@ class BackwardRecorder(Recorder):
 
     def calls(self) -> list[Call]:
         """All of backward: from the gradient of the outputs, or final states, to that of the inputs."""
-        all_rows = np.arange(self.plan.bands.dstate_row_count)
-        return [record(clear, own, all_rows) for own in self.dstates] + self._all_levels()
+        return [self._clear_call(own) for own in self.dstates] + self._all_levels()
+
+    def _clear_call(self, own):
+        """Zeros in all rows of a tuple of gradients."""
+        return record(clear, own, np.arange(self.plan.bands.dstate_row_count))
 
     def caller_calls(self) -> list[Call]:
         """All of backward: from the caller's gradients of outputs and final states to those of inputs and
@@ -76,7 +80,9 @@ class BackwardRecorder(Recorder):
         given, like = self.caller_matrix(form, plan.width), plan.states[0][0]
         calls = [self.record(check_rows, given, bands.order, form.lengths, like)]
         for k, own in enumerate(self.dstates):
-            calls.append(self.states_call(import_states, k, own, bands.dstate_rows))
+            calls.append(self.states_call(import_states, k, own[: self.state_count], bands.dstate_rows))
+            if self.layer.cell.vectors:
+                calls.append(self._clear_call(own[self.state_count :]))
         calls += self._all_levels()
         dx = self.dinputs[0]
         if dx is not None:
@@ -85,7 +91,7 @@ class BackwardRecorder(Recorder):
             calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, dx))
             calls += self.clear_rows_calls(form, size)
         for k, own in enumerate(self.dstates):
-            calls.append(self.states_call(export_states, k, own, bands.dstate_rows))
+            calls.append(self.states_call(export_states, k, own[: self.state_count], bands.dstate_rows))
         return calls
 
     def _all_levels(self):
@@ -166,7 +172,10 @@ class BackwardRecorder(Recorder):
             weight_gradients.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)),
             packed.weights, gradients, packed.input_map, packed.recurrent_map, layer.direction_gradients[k],
         )  # fmt: skip
-        return [sums, collected]
+        if not layer.cell.vectors:
+            return [sums, collected]
+        parts, dvectors = self.dstates[k][self.state_count :], layer.direction_vector_gradients[k]
+        return [sums, collected, record(sum_rows, parts, dvectors)]
 
     def _packed_gradients(self, k):
         """Gradients in the form of the packed weights, one partial sum after the other: input, recurrent,

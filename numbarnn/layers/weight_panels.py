@@ -1,11 +1,12 @@
 """The weights of one recurrent layer and direction in the form that kernels read."""
 
-from numbarnn.cells.contract import Cell
+from numbarnn.cells.contract import WEIGHT_FIELDS, Cell
 from numbarnn.engine.packing import (
     aligned_zeros,
     gate_map,
     pack_recurrent,
     pack_recurrent_transposed,
+    pack_unit_vectors,
     panels_for,
 )
 from numbarnn.engine.program import Call, record
@@ -29,6 +30,7 @@ class WeightPanels:
             panels_for(self.input_map.size, input_size, vectors, dtype),
             panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
             aligned_zeros(cell.sum_count * units, dtype),
+            *([aligned_zeros(len(cell.vectors) * units, dtype)] if cell.vectors else []),
         )
         self.input_transposed = panels_for(
             padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype
@@ -37,8 +39,9 @@ class WeightPanels:
         self.groups = units // lanes(dtype)
         self.blocks = -(-self.groups // cell.groups_at_once)
 
-    def pack_calls(self, parameters, with_transposed: bool, threads: int) -> list[Call]:
-        """What packs the weights that forward reads and, if wanted, those that backward reads."""
+    def pack_calls(self, parameters, vectors, with_transposed: bool, threads: int) -> list[Call]:
+        """What packs the weights and vectors that forward reads and, if wanted, the weights that backward
+        reads."""
         numbers = sum(array.size for array in parameters)
         parts = max(1, min(threads, numbers // PACKED_NUMBERS_WORTH_A_THREAD))
         cell, maps = self.cell, (self.input_map, self.recurrent_map)
@@ -49,9 +52,11 @@ class WeightPanels:
                 parameters,
                 *maps,
                 cell.sum_count,
-                *self.weights,
+                *self.weights[: len(WEIGHT_FIELDS)],
             )
         ]
+        if vectors:
+            calls.append(record(pack_unit_vectors, vectors, self.weights.vectors))
         if with_transposed:
             cuts = even_cuts(self.input_map.size, parts)
             calls.append(

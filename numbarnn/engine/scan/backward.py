@@ -79,7 +79,7 @@ def _cell_backward_rows(weights, states, gates, dy, given, starts, part, first_p
             saved = load_sums(weights, gates, here)
             previous = load_each(states, (previous_row + b) * units + unit)
             new = load_each(states, (new_row + b) * units + unit)
-            dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
+            dsums, dprevious = cell_backward(weights, group, saved, previous, new, dnew)
             store_run(gates, here, dsums)
             store_each(dstates, dstate_index, dprevious)
 
@@ -184,7 +184,8 @@ def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gate
     dstates : tuple of arrays (at least B, H padded)
         Gradients of the final states in, of the initial states out; part p's begin at row
         ``index.dstate_offset[p]``. A row that is not active keeps its value, so one that has not begun
-        waits with its final state's and one that has left is done.
+        waits with its final state's and one that has left is done. Where the cell has vectors, an array for
+        each of them follows: each row adds up its part of the gradient there.
     """
     fork(team, cuts.size - 1, _backward_rows, cuts, prefetches, weights, recurrent_transposed, states, gates,
          given, caller, dstates, index, reverse)  # fmt: skip

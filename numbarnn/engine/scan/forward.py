@@ -102,7 +102,7 @@ def step_forward(weights, states, gates, save, gate_row, previous_row, new_row, 
                 unit = group * width
                 sums = load_sums(weights, gates, here)
                 previous = load_each(states, (previous_row + b) * units + unit)
-                saved, new = cell_forward(weights, sums, previous)
+                saved, new = cell_forward(weights, group, sums, previous)
                 if save:
                     store_run(gates, here, saved)
                 store_each(states, (new_row + b) * units + unit, new)

@@ -20,8 +20,7 @@ ROUNDS, ENOUGH, RUNS = 2000, 1000, 100
 
 
 @inlined
-def _rounds_of_part(part, arguments):
-    (barrier, together) = arguments
+def _rounds_of_part(part, barrier, together):
     together[part] = 0
     done = arrive(barrier, part)
     while done < ROUNDS:
@@ -34,7 +33,7 @@ def _rounds_of_part(part, arguments):
 @kernel
 def pass_barrier(team, barrier, together):
     """Two threads meet round after round, and do nothing between; counts how often they met."""
-    fork(team, 2, _rounds_of_part, (barrier, together))
+    fork(team, 2, _rounds_of_part, barrier, together)
 
 
 def barrier_nanoseconds() -> float:

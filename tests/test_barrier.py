@@ -29,8 +29,7 @@ MODULUS = 1009  # the sums grow with every round
 
 
 @inlined
-def _sum_part(part, arguments):
-    barrier, sums, runs_of_parts = arguments
+def _sum_part(part, barrier, sums, runs_of_parts):
     rounds, parts = sums.shape[0] - 1, sums.shape[1]
     done = arrive(barrier, part)
     while done < rounds:
@@ -47,7 +46,7 @@ def _sum_part(part, arguments):
 @kernel
 def sum_in_rounds(team, barrier, sums, runs_of_parts):
     """Each part of a round needs what every part of the round before wrote."""
-    fork(team, sums.shape[1], _sum_part, (barrier, sums, runs_of_parts))
+    fork(team, sums.shape[1], _sum_part, barrier, sums, runs_of_parts)
 
 
 def expected_sums(rounds, parts):

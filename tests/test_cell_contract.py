@@ -1,5 +1,6 @@
 """What a cell may be: cells of other shapes than the library's, held to plain NumPy and its derivatives."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import assert_same, on_gpu, sized
 from numba import typeof
 from numba.core import config
 
+import numbarnn
 from numbarnn import cells
 from numbarnn.cells.contract import Cell
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
@@ -37,6 +39,13 @@ class SplitWeights(NamedTuple):
     input: np.ndarray
     recurrent: np.ndarray
     bias: np.ndarray
+
+
+class PeepholeWeights(NamedTuple):
+    input: np.ndarray
+    recurrent: np.ndarray
+    bias: np.ndarray
+    vectors: np.ndarray
 
 
 def forward_memory(sums, states):
@@ -123,6 +132,35 @@ def backward_split(saved, previous, new, dstates):
     return dsums, (dh * z,)
 
 
+def forward_peephole(sums, states, vectors):
+    """An LSTM whose gates see its cell state, by a number for each unit (Gers and Schmidhuber 2000)."""
+    _, c = states
+    p_i, p_f, p_o = vectors
+    i = sigmoid(fma(p_i, c, sums[0]))
+    f = sigmoid(fma(p_f, c, sums[1]))
+    g = tanh(sums[2])
+    c_new = fma(f, c, i * g)
+    o = sigmoid(fma(p_o, c_new, sums[3]))
+    return (i, f, g, o), (o * tanh(c_new), c_new)
+
+
+def backward_peephole(saved, previous, new, dstates, vectors):
+    i, f, g, o = saved
+    _, c = previous
+    _, c_new = new
+    dh_new, dc_new = dstates
+    p_i, p_f, p_o = vectors
+    tanh_c = tanh(c_new)
+    do_sum = dh_new * tanh_c * sigmoid_derivative(o)
+    dc = fma(dh_new * o, tanh_derivative(tanh_c), fma(do_sum, p_o, dc_new))
+    di_sum = dc * g * sigmoid_derivative(i)
+    df_sum = dc * c * sigmoid_derivative(f)
+    dg_sum = dc * i * tanh_derivative(g)
+    dc_previous = fma(di_sum, p_i, fma(df_sum, p_f, dc * f))
+    dsums = (di_sum, df_sum, dg_sum, do_sum)
+    return dsums, (zero_like(dc), dc_previous), (di_sum * c, df_sum * c, do_sum * c_new)
+
+
 MEMORY = Cell(
     "memory", MemoryWeights, ("a", "f", "o"), ("h", "c", "m"), ("a", "f", "o"), (), forward_memory,
     backward_memory,
@@ -133,7 +171,11 @@ FIVE = Cell(
 SPLIT = Cell(
     "split", SplitWeights, tuple("rznuk"), ("h",), tuple("rzu"), tuple("nk"), forward_split, backward_split
 )  # fmt: skip
-for _cell in (MEMORY, FIVE, SPLIT):
+PEEPHOLE = Cell(
+    "peephole", PeepholeWeights, tuple("ifgo"), ("h", "c"), tuple("ifgo"), (), forward_peephole,
+    backward_peephole, vectors=("weight_ci", "weight_cf", "weight_co"),
+)  # fmt: skip
+for _cell in (MEMORY, FIVE, SPLIT, PEEPHOLE):
     cells.register(_cell)
 
 
@@ -165,8 +207,20 @@ def plain_split(a, b, states):
     return ((1.0 - z) * n + z * states[0] + u * k,)
 
 
+def plain_peephole(a, b, states, p_i, p_f, p_o):
+    _, c = states
+    s = a + b
+    c_new = plain_sigmoid(s[1] + p_f * c) * c + plain_sigmoid(s[0] + p_i * c) * np.tanh(s[2])
+    return plain_sigmoid(s[3] + p_o * c_new) * np.tanh(c_new), c_new
+
+
 # The gates of SPLIT in the parameters: r, z, n, u, k.
-PLAIN = {"memory": (MEMORY, plain_memory), "five": (FIVE, plain_five), "split": (SPLIT, plain_split)}
+PLAIN: dict[str, tuple[Cell, Callable[..., Any]]] = {
+    "memory": (MEMORY, plain_memory),
+    "five": (FIVE, plain_five),
+    "split": (SPLIT, plain_split),
+    "peephole": (PEEPHOLE, plain_peephole),
+}
 each_cell = pytest.mark.parametrize("name", PLAIN)
 
 
@@ -218,12 +272,13 @@ def plain_forward(layer, problem):
                 suffix = f"_l{level}" + ("_reverse" if direction else "")
                 of = {key: problem.parameters[key + suffix] for key in ("weight_ih", "weight_hh")}
                 biases = {key: problem.parameters[key + suffix] for key in ("bias_ih", "bias_hh")}
+                vectors = [problem.parameters[key + suffix] for key in cell.vectors]
                 states = tuple(state[k, row] for state in problem.initial_state)
                 side: Any = [None] * len(inputs)
                 for t in range(len(inputs))[:: -1 if direction else 1]:
                     a = (of["weight_ih"] @ inputs[t] + biases["bias_ih"]).reshape(len(cell.gates), HIDDEN)
                     b = (of["weight_hh"] @ states[0] + biases["bias_hh"]).reshape(len(cell.gates), HIDDEN)
-                    states = step(a, b, states)
+                    states = step(a, b, states, *vectors)
                     side[t] = states[0]
                 for final, state in zip(finals, states, strict=True):
                     final[k, row] = state
@@ -335,6 +390,80 @@ def test_threads_that_divide_the_hidden_units_of_other_cells(name, set_threads, 
     assert_same(*results)
 
 
+@each_cell
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_threads_that_divide_rows_and_directions_of_other_cells(
+    name, bidirectional, set_threads, monkeypatch
+):
+    monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
+    problem = problem_for(make_layer(name, 2, bidirectional), LENGTHS)
+    results = []
+    for threads in (1, 2):
+        set_threads(threads)
+        layer = make_layer(name, 2, bidirectional)
+        results.append(run(layer, problem))
+        sharing = layer.store._spare[True][0].plan.sharing
+        assert sharing.threads == threads
+        assert sharing.by_directions == (threads == 2 and bidirectional)
+    assert_same(*results)
+
+
+@each_cell
+def test_other_cells_on_one_batch_after_another(name):
+    """Nothing of a batch is left in the gradients of the next one, shorter or longer."""
+    layer = make_layer(name, 1, False)
+    for lengths in ((5, 3, 4, 5), LENGTHS, (6, 6, 2, 1)):
+        check(layer, problem_for(layer, lengths))
+
+
+@each_cell
+def test_steps_of_other_cells(name):
+    """Step by step, and all steps in one call."""
+    layer = make_layer(name, 2, False)
+    layer.set_parameters(problem_for(layer, LENGTHS).parameters)
+    x = np.random.default_rng(1).standard_normal((2, 4, INPUTS))
+    y, state = layer.forward(x)
+    so_far = None
+    for t in range(x.shape[1]):
+        y_t, so_far = layer.step(x[:, t], so_far)
+        np.testing.assert_allclose(y_t, y[:, t], rtol=1e-12)
+    assert_close = np.testing.assert_allclose
+    for found, wanted in zip((so_far,) if len(layer.cell.states) == 1 else so_far,
+                             (state,) if len(layer.cell.states) == 1 else state, strict=True):  # fmt: skip
+        assert_close(found, wanted, rtol=1e-12)
+
+
+@each_cell
+def test_a_fit_of_other_cells_is_a_step_along_the_gradient(name):
+    """The step of a fit is recorded otherwise than a call of backward."""
+    rate, layer = 0.5, make_layer(name, 1, False)
+    problem = problem_for(layer, LENGTHS)
+    layer.set_parameters(problem.parameters)
+    layer.return_sequences = False
+    wanted = np.random.default_rng(2).standard_normal((len(LENGTHS), HIDDEN))
+    no_states = tuple(np.zeros_like(state) for state in problem.initial_state)
+    _, state = layer.forward(problem.x, training=True)
+    h = state if len(no_states) == 1 else state[0]
+    dh = (2.0 / wanted.size * (h[0] - wanted))[None]
+    layer.backward([0.0 * row for row in problem.dy], dstate=as_given((dh, *no_states[1:])))
+    expected = {key: value - rate * layer.gradients[key] for key, value in problem.parameters.items()}
+    optimizer = numbarnn.SGD(learning_rate=rate)
+    numbarnn.Sequential(layer).fit(
+        problem.x, wanted, loss="mse", optimizer=optimizer, epochs=1, batch_size=3, verbose=False
+    )
+    for key, value in layer.parameters.items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-10, atol=1e-13, err_msg=key)
+
+
+def test_vectors_start_at_0_or_as_biases():
+    layer = make_layer("peephole", 1, True)
+    assert layer.parameters["weight_co_l0_reverse"].shape == (HIDDEN,)
+    assert not layer.parameters["weight_co_l0_reverse"].any()
+    layer.weight_initializer = "pytorch"
+    layer.build(INPUTS, seed=3)
+    assert 0.0 < np.abs(layer.parameters["weight_co_l0_reverse"]).max() <= HIDDEN**-0.5
+
+
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="nothing is compiled")
 def test_kernels_of_other_cells_are_not_cached():
     """The stamp of the cache does not know their sources."""
@@ -368,6 +497,10 @@ def test_a_layer_of_three_states_reads_three():
         ({"fused": tuple("abcde"), "split": ("a",)}, "fused and split"),
         ({"gates": (), "fused": ()}, "fused and split"),
         ({"forget_gate": "f"}, "forget_gate must be"),
+        ({"vectors": ("p",)}, "weights must be"),
+        ({"vectors": ("p", "p"), "weights": PeepholeWeights}, "vectors must be"),
+        ({"vectors": ("bias_ih",), "weights": PeepholeWeights}, "vectors must be"),
+        ({"vectors": ("h",), "weights": PeepholeWeights}, "vectors must be"),
     ],
 )
 def test_a_cell_that_does_not_fit_together_is_refused(changes, message):

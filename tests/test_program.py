@@ -17,8 +17,7 @@ each_number_of_parts = pytest.mark.parametrize("parts", [1, 2, 3, 40])
 
 
 @inlined
-def _add_part(part, arguments):
-    cuts, source, target, factor = arguments
+def _add_part(part, cuts, source, target, factor):
     for i in range(cuts[part], cuts[part + 1]):
         target[i] += factor * source[i]
 
@@ -26,12 +25,11 @@ def _add_part(part, arguments):
 @kernel
 def add(team, cuts, source, target, factor):
     """target += factor * source, which shows how often it ran."""
-    fork(team, cuts.size - 1, _add_part, (cuts, source, target, factor))
+    fork(team, cuts.size - 1, _add_part, cuts, source, target, factor)
 
 
 @inlined
-def _find_part(part, arguments):
-    bindings, values = arguments
+def _find_part(part, bindings, values):
     for i in range(values.size):
         if values[i] < 0.0:
             bindings[FAULT] = i
@@ -39,7 +37,7 @@ def _find_part(part, arguments):
 
 @kernel
 def find_negative(team, bindings, values):
-    fork(team, 1, _find_part, (bindings, values))
+    fork(team, 1, _find_part, bindings, values)
 
 
 def numbers(seed):

@@ -6,7 +6,7 @@ from conftest import TOLERANCE
 
 from numbarnn.engine.packing import aligned_zeros
 from numbarnn.engine.program import NO_FAULT, Program, make_bindings, record
-from numbarnn.engine.rows import clear_rows, read_rows, write_rows
+from numbarnn.engine.rows import CallerMatrix, clear_rows, read_rows, write_rows
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.bands import Bands
 from numbarnn.sequences.layout import Layout, cuts_between
@@ -38,12 +38,13 @@ class Exchange:
         self.packed[...] = JUNK
         self.written = np.full((FLAT_ROWS, size), JUNK, dtype)
         self.bindings = make_bindings()
+        caller = CallerMatrix(self.bindings, FLAT_ROWS, size, STARTS)
         arguments = (
-            layout.row_cuts(parts), self.bindings, size, FLAT_ROWS, STARTS, layout.order, layout.active,
-            layout.row_cuts(bands), bands_of(layout, bands).gate_offset, self.packed,
+            layout.row_cuts(parts), caller, layout.order, layout.active, layout.row_cuts(bands),
+            bands_of(layout, bands).gate_offset, self.packed,
         )  # fmt: skip
         begins = STARTS + LENGTHS
-        tails = cuts_between(ENDS - begins, parts), self.bindings, size, FLAT_ROWS, begins, ENDS
+        tails = cuts_between(ENDS - begins, parts), caller._replace(starts=begins), ENDS
         self.program = Program(
             [
                 record(read_rows, *arguments),

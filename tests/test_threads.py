@@ -15,15 +15,14 @@ from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined
-def _mark_part(part, arguments):
-    cuts, seen = arguments
+def _mark_part(part, cuts, seen):
     for i in range(cuts[part], cuts[part + 1]):
         seen[i] += part + 1
 
 
 @kernel
 def mark_parts(team, cuts, seen):
-    fork(team, cuts.size - 1, _mark_part, (cuts, seen))
+    fork(team, cuts.size - 1, _mark_part, cuts, seen)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8, 32, 33, 40])
@@ -46,8 +45,7 @@ LOOKS_FOR_COMPANY = 20_000_000  # some milliseconds
 
 
 @inlined
-def _wait_in_part(part, arguments):
-    seen, last = arguments
+def _wait_in_part(part, seen, last):
     atomic_add(seen, part, 1)
     reads = 0
     while part == last and reads < LOOKS_FOR_COMPANY:
@@ -60,7 +58,7 @@ def _wait_in_part(part, arguments):
 @kernel
 def wait_in_last_part(team, parts, seen):
     """The last part, the caller's own, waits until somebody has taken another one."""
-    fork(team, parts, _wait_in_part, (seen, parts - 1))
+    fork(team, parts, _wait_in_part, seen, parts - 1)
 
 
 @pytest.mark.parametrize("number", [0, 30, 31, 32, 63, 70, 127])

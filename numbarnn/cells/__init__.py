@@ -12,6 +12,7 @@ from numbarnn.cells.lstm import LSTM
 from numbarnn.cells.rnn import RELU, TANH
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 from numbarnn.jit.vector_memory import load_run
+from numbarnn.jit.vectors import add_each, lane_count
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in (TANH, RELU, LSTM, GRU)}
 _BY_WEIGHTS: dict[type, Cell] = {}
@@ -41,14 +42,33 @@ def cell_of(weights_class: type) -> Cell:
     return _BY_WEIGHTS[weights_class]
 
 
-def cell_forward(weights, sums, states):
-    """``(saved, new_states)``: one step of the cell that `weights` belongs to."""
-    return _BY_WEIGHTS[type(weights)].forward(sums, states)
+def cell_forward(weights, group, sums, states):
+    """``(saved, new_states)``: one step of a group of units of the cell that `weights` belongs to."""
+    cell = _BY_WEIGHTS[type(weights)]
+    return cell.forward(sums, states, *_plain_vectors(cell, weights, group))
 
 
-def cell_backward(weights, saved, previous, new, dstates):
-    """``(dsums, dprevious)``: backward of one step of the cell that `weights` belongs to."""
-    return _BY_WEIGHTS[type(weights)].backward(saved, previous, new, dstates)
+def cell_backward(weights, group, saved, previous, new, dstates):
+    """``(dsums, dprevious)``: backward of one step of a group of units of the cell that `weights` belongs to.
+
+    Where the cell has vectors, the sums of their gradients so far follow the gradients of the states in
+    `dstates`, and with this step those of the previous states in `dprevious`.
+    """
+    cell, count = _BY_WEIGHTS[type(weights)], len(new)
+    vectors = _plain_vectors(cell, weights, group)
+    dsums, dprevious, *dvectors = cell.backward(saved, previous, new, dstates[:count], *vectors)
+    return dsums, (*dprevious, *(add_each(dstates[count:], dvectors[0]) if dvectors else ()))
+
+
+def _plain_vectors(cell, weights, group):
+    """The vectors of a group of units as the last argument of a cell's functions, or none."""
+    return (load_vectors(weights, group),) if cell.vectors else ()
+
+
+def load_vectors(weights, group):
+    """The vectors of one group of hidden units, of a cell that has some."""
+    count = len(_BY_WEIGHTS[type(weights)].vectors)
+    return load_run(weights.vectors, group * count * lane_count(weights.vectors), count)
 
 
 def sum_count_of(weights):
@@ -82,15 +102,27 @@ def _cell_of(weights) -> Cell:
 
 
 @overload(cell_forward, jit_options=INLINED_OPTIONS, target="generic")
-def _overload_forward(weights, sums, states):
-    step = _cell_of(weights).forward
-    return lambda weights, sums, states: step(sums, states)
+def _overload_forward(weights, group, sums, states):
+    cell = _cell_of(weights)
+    step = cell.forward
+    if cell.vectors:
+        return lambda weights, group, sums, states: step(sums, states, load_vectors(weights, group))
+    return lambda weights, group, sums, states: step(sums, states)
 
 
 @overload(cell_backward, jit_options=INLINED_OPTIONS, target="generic")
-def _overload_backward(weights, saved, previous, new, dstates):
-    step = _cell_of(weights).backward
-    return lambda weights, saved, previous, new, dstates: step(saved, previous, new, dstates)
+def _overload_backward(weights, group, saved, previous, new, dstates):
+    cell = _cell_of(weights)
+    step, count = cell.backward, len(cell.states)
+    if not cell.vectors:
+        return lambda weights, group, saved, previous, new, dstates: step(saved, previous, new, dstates)
+
+    def backward(weights, group, saved, previous, new, dstates):
+        vectors = load_vectors(weights, group)
+        dsums, dprevious, dvectors = step(saved, previous, new, dstates[:count], vectors)
+        return dsums, dprevious + add_each(dstates[count:], dvectors)
+
+    return backward
 
 
 @overload(sum_count_of, target="generic")
@@ -121,3 +153,11 @@ def _overload_groups_at_once(weights):
 def _overload_load_sums(weights, gates, index):
     number = _cell_of(weights).sum_count
     return lambda weights, gates, index: load_run(gates, index, number)
+
+
+@overload(load_vectors)
+def _overload_load_vectors(weights, group):
+    number = len(_cell_of(weights).vectors)
+    return lambda weights, group: load_run(
+        weights.vectors, group * number * lane_count(weights.vectors), number
+    )

@@ -8,6 +8,7 @@ from typing import Any
 from numbarnn.jit.cpu import PANEL_VECTORS
 
 WEIGHT_FIELDS = ("input", "recurrent", "bias")
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of every layer and direction
 WIDEST_PANEL = 4  # vectors, that the product has tiles for
 
 
@@ -25,8 +26,9 @@ class Cell:
 
     What a cell may be, on the CPU and on a GPU alike: any number of states, the first of which is the output
     and the only one that enters the recurrent product; any number of gates, fused, split or both, each with a
-    row in both weight matrices for every hidden unit. All that differs from unit to unit comes in by the
-    sums: there are no other parameters. The step functions of `numbarnn.kernels` are for the library's own
+    row in both weight matrices for every hidden unit; any number of *vectors*, parameters that are one number
+    for every hidden unit (an LSTM's peepholes). A unit sees its own number of each vector, its sums and its
+    states, and nothing of other units. The step functions of `numbarnn.kernels` are for the library's own
     cells, of at most two states.
 
     A cell of the library has its file in ``cells/`` and its place in the registry. Another one is made known
@@ -37,8 +39,8 @@ class Cell:
     name : str
         The key in the registry.
     weights : type
-        A NamedTuple class with the fields ``input``, ``recurrent`` and ``bias``, the packed weights. The
-        class stands for the cell wherever the compiler chooses code.
+        A NamedTuple class with the fields ``input``, ``recurrent`` and ``bias``, and ``vectors`` if the cell
+        has any: the packed weights. The class stands for the cell wherever the compiler chooses code.
     gates : tuple of str
         The gates in the order of their blocks in the parameters (PyTorch's).
     states : tuple of str
@@ -47,12 +49,18 @@ class Cell:
         The gates by how their sums are kept, in memory order.
     forward : callable
         ``forward(sums, states) -> (saved, new_states)``: one step of one unit, on tuples of numbers or
-        vectors; `saved` takes the place of `sums` until backward.
+        vectors; `saved` takes the place of `sums` until backward. A cell with `vectors` takes their values
+        as a third tuple.
     backward : callable
         ``backward(saved, previous, new, dstates) -> (dsums, dprevious)``: backward of `forward`; `dprevious`
-        holds the direct paths only, what flows back through the sums is the scan's part.
+        holds the direct paths only, what flows back through the sums is the scan's part. A cell with
+        `vectors` takes their values as a fifth tuple and returns a third one, what this step adds to their
+        gradients: for each row the steps are added up from the last one on, then the rows.
     forget_gate : str, optional
         The gate whose input bias starts at 1.
+    vectors : tuple of str
+        Names of the parameters of shape (H,), which get the suffix of their layer and direction. They start
+        at 0, with ``weight_initializer="pytorch"`` as biases do.
 
     Raises
     ------
@@ -69,10 +77,17 @@ class Cell:
     forward: Callable
     backward: Callable
     forget_gate: str | None = None
+    vectors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if getattr(self.weights, "_fields", None) != WEIGHT_FIELDS:
-            raise ValueError(f"weights must be a NamedTuple class with the fields {WEIGHT_FIELDS}")
+        fields = (*WEIGHT_FIELDS, "vectors") if self.vectors else WEIGHT_FIELDS
+        if getattr(self.weights, "_fields", None) != fields:
+            raise ValueError(f"weights must be a NamedTuple class with the fields {fields}")
+        if len({*self.vectors, *PARAMETERS, *self.states}) < len(self.vectors + PARAMETERS + self.states):
+            raise ValueError(
+                f"vectors must be names that differ from one another, from {PARAMETERS} and from the states,"
+                f" not {self.vectors}"
+            )
         if self.states[:1] != ("h",):
             raise ValueError(f'states must begin with "h", not be {self.states}')
         if not self.gates or sorted(self.fused + self.split) != sorted(set(self.gates)):

@@ -24,8 +24,7 @@ def _segment(t, active, offset, row_start, row_stop):
 
 
 @inlined
-def _forward_rows(part, arguments):
-    cuts, x, panels, bias, y, activation, active, offset = arguments
+def _forward_rows(part, cuts, x, panels, bias, y, activation, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(y)
     inputs, panel = panels.shape[1], panels.shape[2]
@@ -54,12 +53,11 @@ def _forward_rows(part, arguments):
 @kernel
 def dense_forward(team, cuts, x, panels, bias, y, activation, active, offset):
     """y = activation(x @ W.T + bias)."""
-    fork(team, cuts.size - 1, _forward_rows, (cuts, x, panels, bias, y, activation, active, offset))
+    fork(team, cuts.size - 1, _forward_rows, cuts, x, panels, bias, y, activation, active, offset)
 
 
 @inlined
-def _backward_rows(part, arguments):
-    cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset = arguments
+def _backward_rows(part, cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     width = lane_count(dy)
     units, panel = panels_transposed.shape[1], panels_transposed.shape[2]
@@ -88,17 +86,12 @@ def _backward_rows(part, arguments):
 @kernel
 def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset):
     """dsums = dy times the derivative of the activation; dx = dsums @ W, if dx has rows."""
-    fork(
-        team,
-        cuts.size - 1,
-        _backward_rows,
-        (cuts, y, dy, dsums, activation, panels_transposed, zeros, dx, active, offset),
-    )
+    fork(team, cuts.size - 1, _backward_rows, cuts, y, dy, dsums, activation, panels_transposed, zeros, dx,
+         active, offset)  # fmt: skip
 
 
 @inlined
-def _weight_gradient_panels(part, arguments):
-    cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out = arguments
+def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
     width, total = lane_count(dsums), offset[offset.size - 1]
     inputs, panel = dpanels.shape[1], dpanels.shape[2]
     vectors = panel // width
@@ -139,5 +132,5 @@ def dense_weight_gradients(team, cuts, x, dsums, offset, dpanels, padded_dbias, 
     Sums run over the valid steps, of which the last number of `offset` says how many there are, in their
     order in memory, whatever the number of threads.
     """
-    arguments = (cuts, x, dsums, offset, dpanels, padded_dbias, column_map, dweight, dbias)
-    fork(team, cuts.size - 1, _weight_gradient_panels, arguments)
+    fork(team, cuts.size - 1, _weight_gradient_panels, cuts, x, dsums, offset, dpanels, padded_dbias,
+         column_map, dweight, dbias)  # fmt: skip

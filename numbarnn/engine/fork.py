@@ -1,6 +1,6 @@
 """Fork and join inside compiled code: parts of a kernel in parallel on threads that wait in compiled code.
 
-A kernel calls ``fork(team, parts, body, arguments)``. It publishes a job, `body` and its arguments, on the
+A kernel calls ``fork(team, parts, body, *arguments)``. It publishes a job, `body` and its arguments, on the
 team's board; the caller and every worker of the team that is awake take parts until none is left. No
 thread holds the interpreter's lock, so that a fork costs about a microsecond, and a worker that is late
 (asleep, or without a core) costs nothing: the others do its parts. What a part computes must not depend on
@@ -52,8 +52,8 @@ RECORD_WORDS = 512
 WORD_BYTES = 8
 
 
-def fork(team, parts, body, arguments):
-    """Run ``body(part, arguments)`` for every part, in parallel; return when all are done.
+def fork(team, parts, body, *arguments):
+    """Run ``body(part, *arguments)`` for every part, in parallel; return when all are done.
 
     Parameters
     ----------
@@ -63,11 +63,11 @@ def fork(team, parts, body, arguments):
         How many parts there are.
     body : function
         An `inlined` function that returns nothing.
-    arguments : tuple
-        The same for all parts.
+    *arguments
+        The same for all parts: arrays, numbers and tuples of them.
     """
     for part in range(parts):
-        body(part, arguments)
+        body(part, *arguments)
 
 
 @infer_global(fork)
@@ -78,16 +78,18 @@ class _Fork(AbstractTemplate):
     key = fork
 
     def generic(self, args, kws):
-        team, _, body, arguments = args
+        team, _, body, *arguments = args
         _call_of(self.context, body, arguments)
-        return signature(types.none, team, types.intp, body, arguments)
+        return signature(types.none, team, types.intp, body, *arguments)
 
 
 @lower_builtin(fork, types.VarArg(types.Any))
 def _lower_fork(context, builder, sig, args):
     """Write the work down where the team is a record, else have it do the work."""
-    team_type, _, body, arguments_type = sig.args
-    team, parts, _, arguments = args
+    team_type, _, body, *kinds = sig.args
+    team, parts, _, *values = args
+    arguments_type = types.Tuple(kinds)
+    arguments = context.make_tuple(builder, arguments_type, values)
     function = _part_function(context, builder.module, body, arguments_type)
     word = parts.type
     words = context.make_array(team_type)(context, builder, team)
@@ -118,7 +120,7 @@ def _lower_fork(context, builder, sig, args):
 
 def _call_of(typing_context, body, arguments):
     """The signature of a body's call."""
-    return body.get_call_type(typing_context, (types.intp, arguments), {})
+    return body.get_call_type(typing_context, (types.intp, *arguments), {})
 
 
 @inlined
@@ -138,8 +140,7 @@ def run_parts(team, parts, function, captured):
 
 
 @inlined
-def _run_on_team(part, arguments):
-    (team,) = arguments
+def _run_on_team(part, team):
     parts = team[PARTS]
     for first in range(0, parts, MOST_PARTS):
         team[FIRST] = first
@@ -149,7 +150,7 @@ def _run_on_team(part, arguments):
 
 @kernel
 def _write_runner(record, team):
-    fork(record, 1, _run_on_team, (team,))
+    fork(record, 1, _run_on_team, team)
 
 
 def make_board():
@@ -202,7 +203,8 @@ def serve(team, own, idle_reads):
 
 
 def _part_function(context, module, body, arguments):
-    """A function ``(part, address of arguments)`` in Numba's calling convention, around `body`."""
+    """A function ``(part, address of arguments)`` in Numba's calling convention, around `body`; `arguments`
+    is the type of the tuple at the address."""
     kind = context.call_conv.get_function_type(types.none, (types.intp, types.intp))
     # One name, one function: see SHARED.
     python_function = body.typing_key
@@ -220,7 +222,7 @@ def _part_function(context, module, body, arguments):
     # The caller keeps them alive. Counters would be gone where they come from a record, and LLVM, which
     # sees that there are none, leaves the counting out.
     value = without_owners(context, builder, arguments, value)
-    context.get_function(body, call)(builder, (part, value))
+    context.get_function(body, call)(builder, (part, *cgutils.unpack_tuple(builder, value)))
     context.call_conv.return_value(builder, context.get_dummy_value())
     return function
 

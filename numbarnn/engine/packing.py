@@ -121,8 +121,7 @@ def _pack(parameter, row_map, first_k, stop_k, panels):
 
 
 @inlined
-def _pack_matrix(part, arguments):
-    weight, bias, column_map, panels, panels_transposed, packed_bias = arguments
+def _pack_matrix(part, weight, bias, column_map, panels, panels_transposed, packed_bias):
     _pack_transposed(weight, column_map, 0, column_map.size, panels)
     _pack(weight, column_map, 0, column_map.size, panels_transposed)
     for unit in range(bias.size):
@@ -132,13 +131,12 @@ def _pack_matrix(part, arguments):
 @kernel
 def pack_matrix(team, weight, bias, column_map, panels, panels_transposed, packed_bias):
     """Pack a plain matrix (units, inputs) for ``x @ weight.T`` and for ``dy @ weight``, and a bias."""
-    fork(team, 1, _pack_matrix, (weight, bias, column_map, panels, panels_transposed, packed_bias))
+    fork(team, 1, _pack_matrix, weight, bias, column_map, panels, panels_transposed, packed_bias)
 
 
 @inlined
-def _pack_recurrent_groups(part, arguments):
-    (cuts, parameters, input_map, recurrent_map, sum_count, input_panels, recurrent_panels,
-     bias) = arguments  # fmt: skip
+def _pack_recurrent_groups(part, cuts, parameters, input_map, recurrent_map, sum_count, input_panels,
+                           recurrent_panels, bias):  # fmt: skip
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
     width = lane_count(bias)
     groups = bias.size // (sum_count * width)
@@ -168,13 +166,13 @@ def pack_recurrent(team, cuts, parameters, input_map, recurrent_map, sum_count, 
     sum by sum, the total of both biases for fused gates and one of them for split gates. `cuts` are between
     groups of hidden units.
     """
-    arguments = (cuts, parameters, input_map, recurrent_map, sum_count, input_panels, recurrent_panels, bias)
-    fork(team, cuts.size - 1, _pack_recurrent_groups, arguments)
+    fork(team, cuts.size - 1, _pack_recurrent_groups, cuts, parameters, input_map, recurrent_map, sum_count,
+         input_panels, recurrent_panels, bias)  # fmt: skip
 
 
 @inlined
-def _pack_recurrent_transposed_groups(part, arguments):
-    cuts, parameters, input_map, recurrent_map, input_transposed, recurrent_transposed = arguments
+def _pack_recurrent_transposed_groups(part, cuts, parameters, input_map, recurrent_map, input_transposed,
+                                      recurrent_transposed):  # fmt: skip
     weight_ih, weight_hh, _, _ = parameters
     first, stop = cuts[part], cuts[part + 1]
     _pack(weight_ih, input_map, first, stop, input_transposed)
@@ -186,8 +184,24 @@ def pack_recurrent_transposed(
     team, cuts, parameters, input_map, recurrent_map, input_transposed, recurrent_transposed
 ):
     """Pack one layer and direction for backward; `cuts` are between packed rows."""
-    arguments = (cuts, parameters, input_map, recurrent_map, input_transposed, recurrent_transposed)
-    fork(team, cuts.size - 1, _pack_recurrent_transposed_groups, arguments)
+    fork(team, cuts.size - 1, _pack_recurrent_transposed_groups, cuts, parameters, input_map, recurrent_map,
+         input_transposed, recurrent_transposed)  # fmt: skip
+
+
+@inlined
+def _pack_unit_vectors(part, vectors, packed):
+    count, width = len(vectors), lane_count(packed)
+    for v in range(count):
+        vector = vectors[v]
+        for unit in range(vector.size):
+            packed[(unit // width * count + v) * width + unit % width] = vector[unit]
+
+
+@kernel
+def pack_unit_vectors(team, vectors, packed):
+    """Parameters (H,), one for each of a cell's vectors, for both passes: those of a group of units stand one
+    behind the other in `packed`, group by group."""
+    fork(team, 1, _pack_unit_vectors, vectors, packed)
 
 
 @inlined

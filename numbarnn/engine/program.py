@@ -119,15 +119,14 @@ def _execute_call(team, address):
 
 
 @inlined
-def _execute_chain(part, arguments):
-    calls, cuts = arguments
+def _execute_chain(part, calls, cuts):
     for i in range(cuts[part], cuts[part + 1]):
         _execute_call(calls[:0], calls[i])  # without a team: as ALONE
 
 
 @kernel
 def _execute_side_by_side(team, calls, cuts):
-    fork(team, cuts.size - 1, _execute_chain, (calls, cuts))
+    fork(team, cuts.size - 1, _execute_chain, calls, cuts)
 
 
 def record_together(chains: Sequence[Sequence[Call]]) -> Call:

@@ -51,8 +51,7 @@ def mix_integer(bits: int) -> int:
 
 
 @inlined
-def _drop_rows(part, arguments):
-    cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active = arguments
+def _drop_rows(part, cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active):
     threshold = np.uint64(rate * 4294967296.0)
     scale, zero = x.dtype.type(1.0 / (1.0 - rate)), x.dtype.type(0.0)
     width, x_stride, y_stride = lane_count(x), x.shape[1], y.shape[1]
@@ -82,5 +81,5 @@ def drop(team, cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, or
     from ``y_offsets[p, t]`` of y; in packed order there is one band. The seed comes as an array of one
     number, so that a recorded call can get a new one. Rows are whole vectors; y may be x.
     """
-    arguments = (cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed, order, active)
-    fork(team, cuts.size - 1, _drop_rows, arguments)
+    fork(team, cuts.size - 1, _drop_rows, cuts, band_cuts, x, x_offsets, y, y_offsets, size, rate, seed,
+         order, active)  # fmt: skip

@@ -7,12 +7,37 @@ padded to whole vectors, with zeros. In an array with lengths, zeros follow the 
 ``ends[i]``.
 """
 
+from typing import NamedTuple
+
+import numpy as np
+
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import FAULT, INPUT, NO_FAULT, OUTPUT, array_at
 from numbarnn.jit.atomics import atomic_load, compare_exchange
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, load_part, store, store_part
 from numbarnn.jit.vectors import all_true, fma, lane_count, zero_like
+
+
+class CallerMatrix(NamedTuple):
+    """The caller's matrix of the binding INPUT or OUTPUT, and where its sequences begin."""
+
+    bindings: np.ndarray
+    rows: int
+    columns: int
+    starts: np.ndarray  # int64 (B,): the first row of each sequence
+
+
+@inlined
+def input_matrix(caller, like):
+    """The `CallerMatrix` of the binding INPUT as an array of the dtype of `like`."""
+    return array_at(caller.bindings[INPUT], caller.rows, caller.columns, like)
+
+
+@inlined
+def output_matrix(caller, like):
+    """The `CallerMatrix` of the binding OUTPUT as an array of the dtype of `like`."""
+    return array_at(caller.bindings[OUTPUT], caller.rows, caller.columns, like)
 
 
 @inlined
@@ -60,20 +85,18 @@ def _unpack_places(first, stop, packed, starts, order, active, offset, first_of_
 
 
 @inlined
-def _pack_part(part, arguments):
-    cuts, flat, starts, order, active, offset, packed = arguments
+def _pack_part(part, cuts, flat, starts, order, active, offset, packed):
     _pack_places(cuts[part], cuts[part + 1], flat, starts, order, active, offset, 0, packed)
 
 
 @kernel
 def pack_rows(team, cuts, flat, starts, order, active, offset, packed):
     """Flat rows into the packed matrix."""
-    fork(team, cuts.size - 1, _pack_part, (cuts, flat, starts, order, active, offset, packed))
+    fork(team, cuts.size - 1, _pack_part, cuts, flat, starts, order, active, offset, packed)
 
 
 @inlined
-def _gather_part(part, arguments):
-    cuts, source, starts, order, active, offset, target = arguments
+def _gather_part(part, cuts, source, starts, order, active, offset, target):
     for t in range(active.size):
         for b in range(cuts[part], min(cuts[part + 1], active[t])):
             for column in range(target.shape[1]):
@@ -83,7 +106,7 @@ def _gather_part(part, arguments):
 @kernel
 def gather_rows(team, cuts, source, starts, order, active, offset, target):
     """Flat rows of any kind of number into a packed matrix without padding."""
-    fork(team, cuts.size - 1, _gather_part, (cuts, source, starts, order, active, offset, target))
+    fork(team, cuts.size - 1, _gather_part, cuts, source, starts, order, active, offset, target)
 
 
 @kernel
@@ -104,59 +127,55 @@ def _note_fault(bindings, fault):
 
 
 @inlined
-def _read_part(part, arguments):
-    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
-    flat = array_at(bindings[INPUT], flat_rows, size, packed)
+def _read_part(part, cuts, caller, order, active, band_cuts, offsets, packed):
+    flat = input_matrix(caller, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
         begin = band_cuts[band]
-        fault = _pack_places(first, stop, flat, starts, order, active, offsets[band], begin, packed)
-        _note_fault(bindings, fault)
+        fault = _pack_places(first, stop, flat, caller.starts, order, active, offsets[band], begin, packed)
+        _note_fault(caller.bindings, fault)
 
 
 @kernel
-def read_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """The flat matrix (flat_rows, size) of the binding INPUT into the packed one.
+def read_rows(team, cuts, caller, order, active, band_cuts, offsets, packed):
+    """The caller's matrix of the binding INPUT into the packed one.
 
     The packed one may be in bands (see ``layers/bands.py``): that of the positions from ``band_cuts[p]`` to
     ``band_cuts[p + 1]`` has step t from row ``offsets[p, t]`` on. The lowest flat row that holds NaN or
     infinity becomes the bindings' FAULT.
     """
-    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
-    fork(team, cuts.size - 1, _read_part, arguments)
+    fork(team, cuts.size - 1, _read_part, cuts, caller, order, active, band_cuts, offsets, packed)
 
 
 @inlined
-def _write_part(part, arguments):
-    cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed = arguments
-    flat = array_at(bindings[OUTPUT], flat_rows, size, packed)
+def _write_part(part, cuts, caller, order, active, band_cuts, offsets, packed):
+    flat = output_matrix(caller, packed)
     for band in range(band_cuts.size - 1):
         first, stop = max(cuts[part], band_cuts[band]), min(cuts[part + 1], band_cuts[band + 1])
-        _unpack_places(first, stop, packed, starts, order, active, offsets[band], band_cuts[band], flat)
+        begin = band_cuts[band]
+        _unpack_places(first, stop, packed, caller.starts, order, active, offsets[band], begin, flat)
 
 
 @kernel
-def write_rows(team, cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed):
-    """The inverse of `read_rows`, to the flat matrix of the binding OUTPUT."""
-    arguments = (cuts, bindings, size, flat_rows, starts, order, active, band_cuts, offsets, packed)
-    fork(team, cuts.size - 1, _write_part, arguments)
+def write_rows(team, cuts, caller, order, active, band_cuts, offsets, packed):
+    """The inverse of `read_rows`, to the caller's matrix of the binding OUTPUT."""
+    fork(team, cuts.size - 1, _write_part, cuts, caller, order, active, band_cuts, offsets, packed)
 
 
 @inlined
-def _clear_part(part, arguments):
-    cuts, bindings, size, flat_rows, begins, ends, like = arguments
-    flat = array_at(bindings[OUTPUT], flat_rows, size, like)
+def _clear_part(part, cuts, caller, ends, like):
+    flat = output_matrix(caller, like)
     for i in range(cuts[part], cuts[part + 1]):
-        for row in range(begins[i], ends[i]):
-            for column in range(size):
+        for row in range(caller.starts[i], ends[i]):
+            for column in range(caller.columns):
                 flat[row, column] = 0.0
 
 
 @kernel
-def clear_rows(team, cuts, bindings, size, flat_rows, begins, ends, like):
-    """Zeros in the flat matrix of the binding OUTPUT, of the dtype of `like`: behind sequence i from row
-    ``begins[i]`` up to row ``ends[i]``. `cuts` are between sequences."""
-    fork(team, cuts.size - 1, _clear_part, (cuts, bindings, size, flat_rows, begins, ends, like))
+def clear_rows(team, cuts, caller, ends, like):
+    """Zeros in the caller's matrix of the binding OUTPUT, of the dtype of `like`: from row
+    ``caller.starts[i]`` up to row ``ends[i]``. `cuts` are between sequences."""
+    fork(team, cuts.size - 1, _clear_part, cuts, caller, ends, like)
 
 
 @inlined
@@ -183,16 +202,15 @@ def first_fault(values, starts, lengths):
 
 
 @inlined
-def _check_part(part, arguments):
-    cuts, bindings, size, flat_rows, starts, order, lengths, like = arguments
-    flat = array_at(bindings[INPUT], flat_rows, size, like)
+def _check_part(part, cuts, caller, order, lengths, like):
+    flat, starts = input_matrix(caller, like), caller.starts
     for b in range(cuts[part], cuts[part + 1]):
         i = order[b]
-        _note_fault(bindings, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
+        _note_fault(caller.bindings, _first_fault_between(flat, starts[i], starts[i] + lengths[i]))
 
 
 @kernel
-def check_rows(team, cuts, bindings, size, flat_rows, starts, order, lengths, like):
-    """The lowest valid row that holds NaN or infinity, of the flat matrix of the binding INPUT, becomes the
-    bindings' FAULT; the matrix is of the dtype of `like`."""
-    fork(team, cuts.size - 1, _check_part, (cuts, bindings, size, flat_rows, starts, order, lengths, like))
+def check_rows(team, cuts, caller, order, lengths, like):
+    """The lowest valid row that holds NaN or infinity, of the caller's matrix of the binding INPUT, becomes
+    the bindings' FAULT; the matrix is of the dtype of `like`."""
+    fork(team, cuts.size - 1, _check_part, cuts, caller, order, lengths, like)

@@ -18,8 +18,7 @@ from numbarnn.jit.compile_cache import inlined, kernel
 
 
 @inlined
-def _export(part, arguments):
-    bindings, states, rows, k, count, hidden = arguments
+def _export(part, bindings, states, rows, k, count, hidden):
     out = array_at(bindings[STATES_OUT], len(states) * count * rows.size, hidden, states[0])
     for s in range(len(states)):
         state = states[s]
@@ -34,12 +33,11 @@ def export_states(team, bindings, states, rows, k, count, hidden):
 
     That one has the shape (states, count, B, H); `rows` says, for the caller's B rows, where each stands.
     """
-    fork(team, 1, _export, (bindings, states, rows, k, count, hidden))
+    fork(team, 1, _export, bindings, states, rows, k, count, hidden)
 
 
 @inlined
-def _import(part, arguments):
-    bindings, states, rows, k, count, hidden = arguments
+def _import(part, bindings, states, rows, k, count, hidden):
     for s in range(len(states)):
         state, address = states[s], bindings[FIRST_STATE_IN + s]
         given = array_at(address, count * rows.size, hidden, states[0])
@@ -60,12 +58,11 @@ def import_states(team, bindings, states, rows, k, count, hidden):
 
     A number that is not finite becomes the bindings' FAULT.
     """
-    fork(team, 1, _import, (bindings, states, rows, k, count, hidden))
+    fork(team, 1, _import, bindings, states, rows, k, count, hidden)
 
 
 @inlined
-def _copy_states(part, arguments):
-    state, rows, y, column, hidden = arguments
+def _copy_states(part, state, rows, y, column, hidden):
     for i in range(rows.size):
         for j in range(hidden):
             y[i, column + j] = state[rows[i], j]
@@ -74,12 +71,11 @@ def _copy_states(part, arguments):
 @kernel
 def copy_states(team, state, rows, y, column, hidden):
     """``y[i] = state[rows[i]]``, in the columns of y from `column` on."""
-    fork(team, 1, _copy_states, (state, rows, y, column, hidden))
+    fork(team, 1, _copy_states, state, rows, y, column, hidden)
 
 
 @inlined
-def _add_to_state(part, arguments):
-    dstate, rows, dy, column, hidden = arguments
+def _add_to_state(part, dstate, rows, dy, column, hidden):
     for i in range(rows.size):
         for j in range(hidden):
             dstate[rows[i], j] += dy[i, column + j]
@@ -88,12 +84,28 @@ def _add_to_state(part, arguments):
 @kernel
 def add_to_state(team, dstate, rows, dy, column, hidden):
     """``dstate[rows[i]] += dy[i]``, of the columns of dy from `column` on."""
-    fork(team, 1, _add_to_state, (dstate, rows, dy, column, hidden))
+    fork(team, 1, _add_to_state, dstate, rows, dy, column, hidden)
 
 
 @inlined
-def _clear(part, arguments):
-    arrays, rows = arguments
+def _sum_rows(part, matrices, sums):
+    for v in range(len(sums)):
+        matrix, total = matrices[v], sums[v]
+        for unit in range(total.size):
+            total[unit] = 0.0
+        for row in range(matrix.shape[0]):
+            for unit in range(total.size):
+                total[unit] += matrix[row, unit]
+
+
+@kernel
+def sum_rows(team, matrices, sums):
+    """Each array (H,) of `sums` gets the sum of the rows of its matrix (rows, at least H), in their order."""
+    fork(team, 1, _sum_rows, matrices, sums)
+
+
+@inlined
+def _clear(part, arrays, rows):
     for s in range(len(arrays)):
         array = arrays[s]
         for i in range(rows.size):
@@ -104,4 +116,4 @@ def _clear(part, arguments):
 @kernel
 def clear(team, arrays, rows):
     """Zeros in these rows of all arrays of a tuple."""
-    fork(team, 1, _clear, (arrays, rows))
+    fork(team, 1, _clear, arrays, rows)

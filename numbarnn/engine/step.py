@@ -56,11 +56,11 @@ def advance(weights, x, states):
             gate_sums = load_sums(weights, sums, group * sum_count * width)
             # A masked store is slow to read again: whole vectors go without.
             if hidden - unit >= width:
-                _, new = cell_forward(weights, gate_sums, load_each(states, unit))
+                _, new = cell_forward(weights, group, gate_sums, load_each(states, unit))
                 store_rest(states, unit, new)
             else:
                 count = hidden - unit
-                _, new = cell_forward(weights, gate_sums, load_each_part(states, unit, count))
+                _, new = cell_forward(weights, group, gate_sums, load_each_part(states, unit, count))
                 store_rest_part(states, unit, new, count)
             # h stays as it is until every unit has read it; the other states belong to one unit each.
             store(new_h, unit, new[0])

@@ -324,6 +324,28 @@ def _overload_polynomial(x, coefficients):
     return lambda x, coefficients: _polynomial(x, coefficients)
 
 
+def add_each(left, right):
+    """The sums of two tuples of vectors, vector by vector."""
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+@intrinsic
+def _add_each(typingctx, left, right):
+    if left != right:
+        return None
+
+    def codegen(context, builder, sig, args):
+        pairs = zip(*(cgutils.unpack_tuple(builder, arg) for arg in args), strict=True)
+        return context.make_tuple(builder, sig.return_type, [builder.fadd(a, b) for a, b in pairs])
+
+    return left(left, right), codegen
+
+
+@overload(add_each)
+def _overload_add_each(left, right):
+    return lambda left, right: _add_each(left, right)
+
+
 def transposed(values):
     """A square tuple of vectors with rows and columns exchanged."""
     return tuple(np.array(values).T)

@@ -7,11 +7,12 @@ import numpy as np
 from numbarnn.engine.program import Call, record
 from numbarnn.engine.rows import check_rows, write_rows
 from numbarnn.engine.scan import backward, weight_gradients
-from numbarnn.engine.states import add_to_state, clear, export_states, import_states
+from numbarnn.engine.scan.arguments import Partials
+from numbarnn.engine.states import add_to_state, clear, export_states, import_states, sum_rows
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.plan import Plan
-from numbarnn.layers.recorder import NOWHERE, Recorder
+from numbarnn.layers.recorder import Recorder
 from numbarnn.sequences.reading import BatchForm
 
 
@@ -33,7 +34,7 @@ class BackwardRecorder(Recorder):
     Attributes
     ----------
     dstates : list of tuples of arrays (at least B, H padded)
-        Gradients of the states, for each k.
+        Gradients of the states, and each row's part of the gradients of the cell's vectors, for each k.
     dinputs : list of arrays (N, I padded) or None
         Gradients of the inputs of each level.
     """
@@ -49,10 +50,11 @@ class BackwardRecorder(Recorder):
         self.dstates = [
             tuple(
                 buffers.matrix(("d" + name, k), bands.dstate_row_count, plan.units)
-                for name in layer.cell.states
+                for name in layer.cell.states + layer.cell.vectors
             )
             for k in range(plan.count)
         ]
+        self.state_count = len(layer.cell.states)
         for part in (part for own in self.dstates for part in own):
             part[...] = 0.0  # for the padding, which nothing else clears
         self.dinputs: list[Any] = []
@@ -65,26 +67,31 @@ class BackwardRecorder(Recorder):
 
     def calls(self) -> list[Call]:
         """All of backward: from the gradient of the outputs, or final states, to that of the inputs."""
-        all_rows = np.arange(self.plan.bands.dstate_row_count)
-        return [record(clear, own, all_rows) for own in self.dstates] + self._all_levels()
+        return [self._clear_call(own) for own in self.dstates] + self._all_levels()
+
+    def _clear_call(self, own):
+        """Zeros in all rows of a tuple of gradients."""
+        return record(clear, own, np.arange(self.plan.bands.dstate_row_count))
 
     def caller_calls(self) -> list[Call]:
         """All of backward: from the caller's gradients of outputs and final states to those of inputs and
         initial states."""
         plan, bands, form = self.plan, self.bands, self.form
-        rows = plan.bindings, plan.width, form.flat_rows, form.starts, bands.order, form.lengths
-        calls = [self.record(check_rows, *rows, plan.states[0][0])]
+        given, like = self.caller_matrix(form, plan.width), plan.states[0][0]
+        calls = [self.record(check_rows, given, bands.order, form.lengths, like)]
         for k, own in enumerate(self.dstates):
-            calls.append(self.states_call(import_states, k, own, bands.dstate_rows))
+            calls.append(self.states_call(import_states, k, own[: self.state_count], bands.dstate_rows))
+            if self.layer.cell.vectors:
+                calls.append(self._clear_call(own[self.state_count :]))
         calls += self._all_levels()
         dx = self.dinputs[0]
         if dx is not None:
             size = plan.store.input_size
-            rows = self.rows_arguments(form, size)
+            rows = self.caller_matrix(form, size), bands.order, bands.active
             calls.append(self.record(write_rows, *rows, bands.cuts, bands.gate_offset, dx))
             calls += self.clear_rows_calls(form, size)
         for k, own in enumerate(self.dstates):
-            calls.append(self.states_call(export_states, k, own, bands.dstate_rows))
+            calls.append(self.states_call(export_states, k, own[: self.state_count], bands.dstate_rows))
         return calls
 
     def _all_levels(self):
@@ -114,10 +121,11 @@ class BackwardRecorder(Recorder):
     def _scan_call(self, k, dy, has_dy):
         plan, bands, packed = self.plan, self.bands, self.plan.packed[k]
         direction = k % self.layer.directions
+        caller = self.caller_matrix_by_position(self.form if dy is None else None, plan.width)
         arguments = (
             packed.weights, packed.recurrent_transposed, plan.states[k], plan.gates[k],
-            self._output_gradient(direction, dy, has_dy), plan.bindings, self.dstates[k], bands.active,
-            bands.gate_offset, bands.state_offset, bands.dstate_offset, direction == 1,
+            self._output_gradient(direction, dy, has_dy), caller, self.dstates[k], bands.index,
+            direction == 1,
         )  # fmt: skip
         if plan.sharing.by_units:
             vectors = PANEL_VECTORS if self.layout.rows > 1 else backward.HALF_PANEL
@@ -129,12 +137,10 @@ class BackwardRecorder(Recorder):
         """What a direction finds in `dy`, or, where that is None, in what the caller brings."""
         bands, column = self.bands, direction * self.layer.hidden_size
         if dy is None:
-            form = self.form
             like = np.empty((0, self.plan.width), self.layer.dtype)
-            starts = form.starts[bands.order]
-            return backward.OutputGradient(like, column, bands.gate_offset, True, form.flat_rows, starts)
+            return backward.OutputGradient(like, column, bands.gate_offset, True)
         offset = self.outer_offset if dy is self.dy else bands.gate_offset
-        return backward.OutputGradient(dy, column, offset, has_dy, 0, NOWHERE)
+        return backward.OutputGradient(dy, column, offset, has_dy)
 
     def _input_gradients_call(self, k):
         layer, bands, packed = self.layer, self.bands, self.plan.packed[k]
@@ -145,8 +151,7 @@ class BackwardRecorder(Recorder):
         start, stride = (dx, dx.shape[1]) if direction else (layer.zeros_for(dx.shape[1]), 0)
         return record(
             backward.input_gradients, self.plan.cuts if in_bands else bands.cuts, packed.weights,
-            packed.input_transposed, self.plan.gates[k], start, stride, dx, offset, in_bands, bands.active,
-            bands.gate_offset,
+            packed.input_transposed, self.plan.gates[k], start, stride, dx, offset, in_bands, bands.index,
         )  # fmt: skip
 
     def _weight_gradients_calls(self, k):
@@ -157,18 +162,21 @@ class BackwardRecorder(Recorder):
         ranges = min(-(-threads // sharing.partial_count), packed.blocks)
         jobs = sharing.partial_count * ranges
         gradients = self._packed_gradients(k)
+        previous_rows = bands.next_state_rows if direction else bands.state_rows
         sums = record(
             weight_gradients.weight_gradients, even_cuts(jobs, min(threads, jobs)),
-            even_cuts(packed.blocks, ranges), packed.weights, inputs.matrix, inputs.rows, plan.states[k][0],
-            plan.gates[k], bands.partial_offset, bands.next_state_rows if direction else bands.state_rows,
-            bands.gate_rows, gradients,
+            even_cuts(packed.blocks, ranges), packed.weights, inputs, plan.states[k][0], plan.gates[k],
+            Partials(bands.partial_offset, previous_rows, bands.gate_rows), gradients,
         )  # fmt: skip
         collected = record(
             weight_gradients.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)),
             packed.weights, gradients, packed.input_map, packed.recurrent_map,
             plan.store.direction_gradients[k],
         )  # fmt: skip
-        return [sums, collected]
+        if not layer.cell.vectors:
+            return [sums, collected]
+        parts, dvectors = self.dstates[k][self.state_count :], self.plan.store.direction_vector_gradients[k]
+        return [sums, collected, record(sum_rows, parts, dvectors)]
 
     def _packed_gradients(self, k):
         """Gradients in the form of the packed weights, one partial sum after the other: input, recurrent,

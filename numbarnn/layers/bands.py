@@ -12,16 +12,33 @@ import numpy as np
 
 from numbarnn.engine.fork import ALONE, fork
 from numbarnn.engine.program import Call, record
+from numbarnn.engine.scan.arguments import BandIndex
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.sequences.layout import Layout, LayoutInPlace, find_cuts
 
 GAP_ROWS = 64  # between the bands of an array with one row a sequence
 
 
+class BandArrays(NamedTuple):
+    """All that is filled for a batch, after its cuts; `Bands` explains it."""
+
+    cuts: np.ndarray
+    partial_cuts: np.ndarray
+    active: np.ndarray
+    offset: np.ndarray
+    # Arrays of one shape are one array, lest the kernel that fills them takes long to compile.
+    offsets: np.ndarray  # gate_offset, state_offset
+    step_offsets: np.ndarray  # packed_offset, output_offset
+    partial_offset: np.ndarray
+    dstate_offset: np.ndarray
+    step_rows: np.ndarray  # packed_rows, gate_rows, state_rows, next_state_rows
+    position_rows: np.ndarray  # order, first_state_rows, last_state_rows, dstate_rows
+
+
 @inlined
-def _fill_arrays(part, arguments):
-    (batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets, step_offsets,
-     partial_offset, dstate_offset, step_rows, position_rows) = arguments  # fmt: skip
+def _fill_arrays(part, batch_order, batch_active, lengths, arrays):
+    (cuts, partial_cuts, active, offset, offsets, step_offsets, partial_offset, dstate_offset, step_rows,
+     position_rows) = arrays  # fmt: skip
     gate_offset, state_offset = offsets[0], offsets[1]
     packed_offset, output_offset = step_offsets[0], step_offsets[1]
     packed_rows, gate_rows, state_rows, next_state_rows = (
@@ -76,12 +93,9 @@ def _fill_arrays(part, arguments):
 
 
 @kernel
-def _fill_bands(team, batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
-                step_offsets, partial_offset, dstate_offset, step_rows, position_rows):  # fmt: skip
-    """Fill in the arrays of `Bands`, which names them, from three of a `Layout`."""
-    arguments = (batch_order, batch_active, lengths, cuts, partial_cuts, active, offset, offsets,
-                 step_offsets, partial_offset, dstate_offset, step_rows, position_rows)  # fmt: skip
-    fork(team, 1, _fill_arrays, arguments)
+def _fill_bands(team, batch_order, batch_active, lengths, arrays):
+    """Fill in the arrays of `Bands` from three of a `Layout`."""
+    fork(team, 1, _fill_arrays, batch_order, batch_active, lengths, arrays)
 
 
 class Capacity(NamedTuple):
@@ -132,6 +146,8 @@ class Bands:
         Where the states number s of band p begin in a matrix of B + N rows; see ``engine/scan/__init__.py``.
     output_offset : int64 array (bands, T)
         `state_offset` without the initial states: where the outputs of each step stand, forward in time.
+    index : BandIndex
+        What kernels of the scan read of these.
     partial_offset : int64 array (partials + 1,)
         How many steps the partial sums before each one have.
     packed_rows, gate_rows, state_rows, next_state_rows : int64 arrays (N,)
@@ -157,34 +173,39 @@ class Bands:
         sizes = zip(capacity, (layout.rows, layout.steps, layout.total), strict=True)
         self.capacity = Capacity(*(max(pair) for pair in sizes))
         rows, steps, total = self.capacity
-        self.cuts, self.partial_cuts = cuts.copy(), partial_cuts.copy()
-        self.dstate_offset = np.empty(self.count, np.int64)
-        self.active, self.offset = np.empty(steps, np.int64), np.empty(steps + 1, np.int64)
-        # Arrays of one shape are one array, lest the kernel that fills them takes long to compile.
-        self._offsets = np.empty((2, self.count, steps + 1), np.int64)
-        self._step_offsets = np.empty((2, self.count, steps), np.int64)
-        self._step_rows, self._position_rows = np.empty((4, total), np.int64), np.empty((4, rows), np.int64)
-        self.gate_offset, self.state_offset = self._offsets
-        self.packed_offset, self.output_offset = self._step_offsets
-        self.partial_offset = np.empty(partial_cuts.size, np.int64)
-        self.packed_rows, self.gate_rows, self.state_rows, self.next_state_rows = self._step_rows
-        self.order, self.first_state_rows, self.last_state_rows, self.dstate_rows = self._position_rows
+        self._arrays = BandArrays(
+            cuts=cuts.copy(),
+            partial_cuts=partial_cuts.copy(),
+            active=np.empty(steps, np.int64),
+            offset=np.empty(steps + 1, np.int64),
+            offsets=np.empty((2, self.count, steps + 1), np.int64),
+            step_offsets=np.empty((2, self.count, steps), np.int64),
+            partial_offset=np.empty(partial_cuts.size, np.int64),
+            dstate_offset=np.empty(self.count, np.int64),
+            step_rows=np.empty((4, total), np.int64),
+            position_rows=np.empty((4, rows), np.int64),
+        )
+        (
+            self.cuts, self.partial_cuts, self.active, self.offset, offsets, step_offsets,
+            self.partial_offset, self.dstate_offset, step_rows, position_rows,
+        ) = self._arrays  # fmt: skip
+        self.gate_offset, self.state_offset = offsets
+        self.packed_offset, self.output_offset = step_offsets
+        self.packed_rows, self.gate_rows, self.state_rows, self.next_state_rows = step_rows
+        self.order, self.first_state_rows, self.last_state_rows, self.dstate_rows = position_rows
+        self.index = BandIndex(
+            self.active, self.offset, self.gate_offset, self.state_offset, self.dstate_offset
+        )
         self.dstate_row_count = rows + GAP_ROWS * (self.count - 1)
         self.rebind(layout, cuts, partial_cuts)
 
     def rebind(self, layout: Layout, cuts: np.ndarray, partial_cuts: np.ndarray) -> None:
         """Fill the arrays for a batch that fits, with as many bands and partial sums."""
         self.cuts[:], self.partial_cuts[:] = cuts, partial_cuts
-        _fill_bands(ALONE, layout.order, layout.active, layout.lengths, *self._arrays())
+        _fill_bands(ALONE, layout.order, layout.active, layout.lengths, self._arrays)
 
     def rebind_calls(self, layout: LayoutInPlace) -> list[Call]:
         """What fills the arrays for the batch that the layout has by then."""
         divided = [cuts for cuts in (self.cuts, self.partial_cuts) if cuts.size > 2]
         calls = [record(find_cuts, layout.lengths, cuts) for cuts in divided]
-        return [*calls, record(_fill_bands, layout.order, layout.active, layout.lengths, *self._arrays())]
-
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        return (
-            self.cuts, self.partial_cuts, self.active, self.offset, self._offsets, self._step_offsets,
-            self.partial_offset, self.dstate_offset, self._step_rows, self._position_rows,
-        )  # fmt: skip
+        return [*calls, record(_fill_bands, layout.order, layout.active, layout.lengths, self._arrays)]

@@ -15,8 +15,7 @@ from numbarnn.sequences.reading import FlatBatch, describe_place, pack_tokens
 
 
 @inlined
-def _look_up_rows(part, arguments):
-    cuts, table, tokens, y, active, offset = arguments
+def _look_up_rows(part, cuts, table, tokens, y, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
@@ -27,12 +26,11 @@ def _look_up_rows(part, arguments):
 @kernel
 def _look_up(team, cuts, table, tokens, y, active, offset):
     """y[n] = table[tokens[n]]."""
-    fork(team, cuts.size - 1, _look_up_rows, (cuts, table, tokens, y, active, offset))
+    fork(team, cuts.size - 1, _look_up_rows, cuts, table, tokens, y, active, offset)
 
 
 @inlined
-def _add_up_columns(part, arguments):
-    cuts, tokens, offset, dy, dtable = arguments
+def _add_up_columns(part, cuts, tokens, offset, dy, dtable):
     first_column, stop_column = cuts[part], cuts[part + 1]
     for token in range(dtable.shape[0]):
         for j in range(first_column, stop_column):
@@ -48,7 +46,7 @@ def _add_up(team, cuts, tokens, offset, dy, dtable):
 
     `cuts` are between columns; the last number of `offset` says how many steps there are.
     """
-    fork(team, cuts.size - 1, _add_up_columns, (cuts, tokens, offset, dy, dtable))
+    fork(team, cuts.size - 1, _add_up_columns, cuts, tokens, offset, dy, dtable)
 
 
 class EmbeddingPass(Pass):

@@ -4,7 +4,7 @@ from numbarnn.engine.program import Call, record
 from numbarnn.engine.rows import read_rows, write_rows
 from numbarnn.engine.scan import forward
 from numbarnn.engine.states import copy_states, export_states, import_states
-from numbarnn.layers.recorder import NOWHERE, Recorder
+from numbarnn.layers.recorder import Recorder
 
 
 class ForwardRecorder(Recorder):
@@ -17,14 +17,15 @@ class ForwardRecorder(Recorder):
     def caller_calls(self) -> list[Call]:
         """All of forward: from the caller's inputs and initial states to its outputs and final states."""
         plan, layer, bands, form = self.plan, self.layer, self.bands, self.form
-        rows = self.rows_arguments(form, self.plan.store.input_size)
-        calls = [self.record(read_rows, *rows, bands.cuts, bands.gate_offset, plan.inputs[0].matrix)]
+        given = self.caller_matrix(form, self.plan.store.input_size)
+        order, active, x = bands.order, bands.active, plan.inputs[0].matrix
+        calls = [self.record(read_rows, given, order, active, bands.cuts, bands.gate_offset, x)]
         for k, states in enumerate(plan.states):
             calls.append(self.states_call(import_states, k, states, plan.first_rows(k)))
         calls += self._all_levels()
         if layer.directions == 2:
-            rows = self.rows_arguments(form, plan.width)
-            calls.append(self.record(write_rows, *rows, *plan.packed_order(), plan.output))
+            wanted = self.caller_matrix(form, plan.width)
+            calls.append(self.record(write_rows, wanted, order, active, *plan.packed_order(), plan.output))
         calls += self.clear_rows_calls(form, plan.width)
         for k, states in enumerate(plan.states):
             calls.append(self.states_call(export_states, k, states, plan.final_rows(k)))
@@ -47,15 +48,11 @@ class ForwardRecorder(Recorder):
 
     def _scan_call(self, k, to_caller):
         plan, bands = self.plan, self.bands
-        y_rows, y_starts = 0, NOWHERE
-        if to_caller is not None:
-            y_rows, y_starts = to_caller.flat_rows, to_caller.starts[bands.order]
         level, direction = divmod(k, self.layer.directions)
-        inputs = plan.inputs[level]
+        caller = self.caller_matrix_by_position(to_caller, self.layer.hidden_size)
         arguments = (
-            plan.packed[k].weights, inputs.matrix, inputs.offset, inputs.in_bands, plan.states[k],
-            plan.gates[k], plan.training, bands.active, bands.gate_offset, bands.state_offset, direction == 1,
-            plan.bindings, y_rows, y_starts,
+            plan.packed[k].weights, plan.inputs[level], plan.states[k], plan.gates[k], plan.training,
+            bands.index, direction == 1, caller,
         )  # fmt: skip
         if plan.sharing.by_units:
             return self.record_by_units(forward.forward_by_units, plan.packed[k].blocks, 1, *arguments)
@@ -67,7 +64,7 @@ class ForwardRecorder(Recorder):
         direction = k % layer.directions
         return self.record(
             forward.copy_outputs, bands.cuts, self.plan.states[k][0], target, direction * layer.hidden_size,
-            layer.hidden_size, bands.active, bands.offset, bands.state_offset, direction == 1,
+            layer.hidden_size, bands.index, direction == 1,
         )  # fmt: skip
 
     def _drop_outputs_call(self, level):

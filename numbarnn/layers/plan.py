@@ -1,11 +1,12 @@
 """Where everything is that a recurrent pass reads and writes, for one batch and for those that fit."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.core import config
 
 from numbarnn.engine.program import address_of, make_bindings
+from numbarnn.engine.scan.arguments import Inputs
 from numbarnn.engine.scan.forward import ROWS_PROJECTED_AT_ONCE
 from numbarnn.engine.threads import get_num_threads
 from numbarnn.jit.cpu import padded
@@ -24,15 +25,6 @@ LARGEST_STEPS_RATIO = 2
 def buffer_key(matrix: np.ndarray | None) -> tuple[int, int] | None:
     """What identifies a buffer: matrices that agree in it are the same but for the number of rows."""
     return None if matrix is None else (address_of(matrix), matrix.shape[1])
-
-
-class Inputs(NamedTuple):
-    """What a level reads: a matrix, and where the inputs of each step stand in it."""
-
-    matrix: np.ndarray
-    offset: np.ndarray  # int64 (bands, at least T): the first row of each band at each step
-    in_bands: bool  # whether those of a band follow one another from step to step
-    rows: np.ndarray  # int64 (N,): the row of each step, by partial sums (see `Bands`)
 
 
 class Plan:

@@ -10,8 +10,7 @@ from numbarnn.layers.stateless import StatelessLayer
 
 
 @inlined
-def _mean_forward_rows(part, arguments):
-    cuts, x, y, lengths, active, offset = arguments
+def _mean_forward_rows(part, cuts, x, y, lengths, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     for b in range(row_start, row_stop):
         for j in range(x.shape[1]):
@@ -29,12 +28,11 @@ def _mean_forward_rows(part, arguments):
 @kernel
 def _mean_forward(team, cuts, x, y, lengths, active, offset):
     """y[b] = the mean over time of row b, summed in the order of time."""
-    fork(team, cuts.size - 1, _mean_forward_rows, (cuts, x, y, lengths, active, offset))
+    fork(team, cuts.size - 1, _mean_forward_rows, cuts, x, y, lengths, active, offset)
 
 
 @inlined
-def _mean_backward_rows(part, arguments):
-    cuts, dy, dx, lengths, active, offset = arguments
+def _mean_backward_rows(part, cuts, dy, dx, lengths, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for b in range(row_start, min(row_stop, active[t])):
@@ -46,12 +44,11 @@ def _mean_backward_rows(part, arguments):
 @kernel
 def _mean_backward(team, cuts, dy, dx, lengths, active, offset):
     """Backward of `_mean_forward`: every step gets an equal part."""
-    fork(team, cuts.size - 1, _mean_backward_rows, (cuts, dy, dx, lengths, active, offset))
+    fork(team, cuts.size - 1, _mean_backward_rows, cuts, dy, dx, lengths, active, offset)
 
 
 @inlined
-def _max_forward_rows(part, arguments):
-    cuts, x, y, winners, active, offset = arguments
+def _max_forward_rows(part, cuts, x, y, winners, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     width, stride = lane_count(x), x.shape[1]
     for i in range(row_start * stride, row_stop * stride, width):
@@ -72,12 +69,11 @@ def _max_forward_rows(part, arguments):
 @kernel
 def _max_forward(team, cuts, x, y, winners, active, offset):
     """y[b] = the maximum over time of row b; winners, the first step that has it (a whole number)."""
-    fork(team, cuts.size - 1, _max_forward_rows, (cuts, x, y, winners, active, offset))
+    fork(team, cuts.size - 1, _max_forward_rows, cuts, x, y, winners, active, offset)
 
 
 @inlined
-def _max_backward_rows(part, arguments):
-    cuts, dy, dx, winners, active, offset = arguments
+def _max_backward_rows(part, cuts, dy, dx, winners, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
     width, stride = lane_count(dy), dy.shape[1]
     for t in range(active.size):
@@ -92,7 +88,7 @@ def _max_backward_rows(part, arguments):
 @kernel
 def _max_backward(team, cuts, dy, dx, winners, active, offset):
     """Backward of `_max_forward`: the largest step gets all."""
-    fork(team, cuts.size - 1, _max_backward_rows, (cuts, dy, dx, winners, active, offset))
+    fork(team, cuts.size - 1, _max_backward_rows, cuts, dy, dx, winners, active, offset)
 
 
 class PoolingPass(Pass):

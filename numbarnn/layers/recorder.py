@@ -9,7 +9,7 @@ from numbarnn.engine.barrier import make_barrier
 from numbarnn.engine.fork import MOST_PARTS
 from numbarnn.engine.program import Call, record, record_together
 from numbarnn.engine.random import drop
-from numbarnn.engine.rows import clear_rows
+from numbarnn.engine.rows import CallerMatrix, clear_rows
 from numbarnn.engine.threads import even_cuts
 from numbarnn.layers.plan import Plan
 from numbarnn.sequences.layout import cuts_between
@@ -64,9 +64,15 @@ class Recorder:
 
     # ---- the caller's arrays -----------------------------------------------------------------------------
 
-    def rows_arguments(self, form: BatchForm, size: int) -> tuple[Any, ...]:
-        """What kernels want to know of the caller's matrix of this many features."""
-        return self.plan.bindings, size, form.flat_rows, form.starts, self.bands.order, self.bands.active
+    def caller_matrix(self, form: BatchForm, size: int) -> CallerMatrix:
+        """The caller's matrix of this many features, its sequences in the caller's order."""
+        return CallerMatrix(self.plan.bindings, form.flat_rows, size, form.starts)
+
+    def caller_matrix_by_position(self, form: BatchForm | None, size: int) -> CallerMatrix:
+        """The same with its sequences in the order of the layout; None stands for no matrix."""
+        if form is None:
+            return CallerMatrix(self.plan.bindings, 0, size, NOWHERE)
+        return CallerMatrix(self.plan.bindings, form.flat_rows, size, form.starts[self.bands.order])
 
     def clear_rows_calls(self, form: BatchForm, size: int) -> list[Call]:
         """Zeros behind the rows of an array with lengths, in the caller's matrix of this many features."""
@@ -75,8 +81,8 @@ class Recorder:
         begins = form.starts + form.lengths
         # Where steps are few zeros are many: each thread gets a part of these.
         cuts = cuts_between(form.ends - begins, self.plan.cuts.size - 1)
-        bindings, like = self.plan.bindings, self.plan.states[0][0]
-        return [record(clear_rows, cuts, bindings, size, form.flat_rows, begins, form.ends, like)]
+        caller = self.caller_matrix(form, size)._replace(starts=begins)
+        return [record(clear_rows, cuts, caller, form.ends, self.plan.states[0][0])]
 
     def states_call(self, kernel: Callable[..., None], k: int, states, rows) -> Call:
         """Between the caller's states and these rows of ours, given in the order of the layout."""

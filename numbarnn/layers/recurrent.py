@@ -7,7 +7,7 @@ import numpy as np
 
 from numbarnn import arguments
 from numbarnn.cells import CELLS
-from numbarnn.cells.contract import Cell
+from numbarnn.cells.contract import PARAMETERS, Cell
 from numbarnn.devices import is_on_gpu
 from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros, empty_matrix
@@ -114,19 +114,24 @@ class Recurrent(Layer):
                 shapes[f"weight_hh{suffix}"] = (rows, self.hidden_size)
                 if self.bias:
                     shapes[f"bias_ih{suffix}"] = shapes[f"bias_hh{suffix}"] = (rows,)
+                for vector in self.cell.vectors:
+                    shapes[f"{vector}{suffix}"] = (self.hidden_size,)
         return shapes
 
     def initialize(
         self, name: str, shape: tuple[int, ...], input_size: int, rng: np.random.Generator
     ) -> np.ndarray:
         gates, hidden = len(self.cell.gates), self.hidden_size
-        if name.startswith("weight"):
+        is_vector = name.rsplit("_l", 1)[0] in self.cell.vectors
+        if name.startswith("weight") and not is_vector:
             chosen = self.weight_initializer if "_ih" in name else self.recurrent_initializer
             return np.concatenate(
                 [initial_matrix(chosen, hidden, shape[1], rng, units=hidden) for _ in range(gates)]
             )
         if self.weight_initializer == "pytorch":
             return initial_matrix("pytorch", 1, shape[0], rng, units=hidden).reshape(shape)
+        if is_vector:
+            return np.zeros(shape)
         values = np.zeros((gates, hidden))
         if self.cell.forget_gate and "_ih" in name:
             values[self.cell.gates.index(self.cell.forget_gate)] = 1.0  # an open memory at the start
@@ -134,13 +139,19 @@ class Recurrent(Layer):
 
     def by_direction(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """For every layer and direction, its (weight_ih, weight_hh, bias_ih, bias_hh)."""
-        result = []
-        for k in range(self.num_layers * self.directions):
-            level, direction = divmod(k, self.directions)
-            suffix = f"_l{level}" + ("_reverse" if direction else "")
-            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            result.append(tuple(arrays.get(name + suffix, NO_BIAS[self.dtype]) for name in names))
-        return result
+        return [
+            tuple(arrays.get(name + suffix, NO_BIAS[self.dtype]) for name in PARAMETERS)
+            for suffix in self._suffixes()
+        ]
+
+    def vectors_by_direction(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """For every layer and direction, the vectors of its cell."""
+        return [tuple(arrays[name + suffix] for name in self.cell.vectors) for suffix in self._suffixes()]
+
+    def _suffixes(self) -> list[str]:
+        """What every layer and direction adds to the names of its parameters."""
+        ends = ["", "_reverse"][: self.directions]
+        return [f"_l{level}{end}" for level in range(self.num_layers) for end in ends]
 
     def zeros_for(self, width: int) -> np.ndarray:
         """A row of zeros for sums to start from."""

@@ -16,8 +16,7 @@ from numbarnn.layers.recurrent_pass import RecurrentPass
 
 
 @inlined
-def _set_states(part, arguments):
-    state, rows, x, column, hidden = arguments
+def _set_states(part, state, rows, x, column, hidden):
     for i in range(rows.size):
         for j in range(hidden):
             state[rows[i], j] = x[i, column + j]
@@ -26,7 +25,7 @@ def _set_states(part, arguments):
 @kernel
 def set_states(team, state, rows, x, column, hidden):
     """``state[rows[i]] = x[i]``, of the columns of x from `column` on."""
-    fork(team, 1, _set_states, (state, rows, x, column, hidden))
+    fork(team, 1, _set_states, state, rows, x, column, hidden)
 
 
 class StatefulPass(RecurrentPass):

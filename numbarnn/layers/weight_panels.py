@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from numbarnn.cells.contract import Cell
+from numbarnn.cells.contract import WEIGHT_FIELDS, Cell
 from numbarnn.engine.packing import (
     aligned_zeros,
     gate_map,
     pack_recurrent,
     pack_recurrent_transposed,
+    pack_unit_vectors,
     panels_for,
 )
 from numbarnn.engine.program import Call, Program, record, record_together
@@ -34,6 +35,7 @@ class WeightPanels:
             panels_for(self.input_map.size, input_size, vectors, dtype),
             panels_for(self.recurrent_map.size, hidden_size, vectors, dtype),
             aligned_zeros(cell.sum_count * units, dtype),
+            *([aligned_zeros(len(cell.vectors) * units, dtype)] if cell.vectors else []),
         )
         self.input_transposed = panels_for(
             padded(input_size, dtype), self.input_map.size, PANEL_VECTORS, dtype
@@ -42,8 +44,9 @@ class WeightPanels:
         self.groups = units // lanes(dtype)
         self.blocks = -(-self.groups // cell.groups_at_once)
 
-    def pack_calls(self, parameters, with_transposed: bool, threads: int) -> list[Call]:
-        """What packs the weights that forward reads and, if wanted, those that backward reads."""
+    def pack_calls(self, parameters, vectors, with_transposed: bool, threads: int) -> list[Call]:
+        """What packs the weights and vectors that forward reads and, if wanted, the weights that backward
+        reads."""
         numbers = sum(array.size for array in parameters)
         parts = max(1, min(threads, numbers // PACKED_NUMBERS_WORTH_A_THREAD))
         cell, maps = self.cell, (self.input_map, self.recurrent_map)
@@ -54,9 +57,11 @@ class WeightPanels:
                 parameters,
                 *maps,
                 cell.sum_count,
-                *self.weights,
+                *self.weights[: len(WEIGHT_FIELDS)],
             )
         ]
+        if vectors:
+            calls.append(record(pack_unit_vectors, vectors, self.weights.vectors))
         if with_transposed:
             cuts = even_cuts(self.input_map.size, parts)
             calls.append(
@@ -87,6 +92,8 @@ class RecurrentParameters(ParameterStore):
         super().__init__(layer, input_size, rng, dtype)
         self.direction_values = layer.by_direction(self.values)
         self.direction_gradients = layer.by_direction(self.gradients)
+        self.direction_vectors = layer.vectors_by_direction(self.values)
+        self.direction_vector_gradients = layer.vectors_by_direction(self.gradients)
         self.panels = [
             WeightPanels(layer.cell, values[0].shape[1], layer.hidden_size, dtype)
             for values in self.direction_values
@@ -101,8 +108,10 @@ class RecurrentParameters(ParameterStore):
         program = self._packing_programs.get((with_transposed, threads))
         if program is None:
             chains = [
-                packed.pack_calls(values, with_transposed, threads)
-                for packed, values in zip(self.panels, self.direction_values, strict=True)
+                packed.pack_calls(values, vectors, with_transposed, threads)
+                for packed, values, vectors in zip(
+                    self.panels, self.direction_values, self.direction_vectors, strict=True
+                )
             ]
             # A thread that packs the weights of a direction has them in its cache when it runs it.
             if 1 < threads <= len(chains) and self.flat_values.size >= PACKED_NUMBERS_WORTH_A_FORK:

@@ -17,8 +17,7 @@ LAYOUTS_CACHED = 16  # shapes of full arrays whose layouts are made once
 
 
 @inlined
-def _lay_out_rows(part, arguments):
-    lengths, order, sorted_lengths, inverse_order, active, offset = arguments
+def _lay_out_rows(part, lengths, order, sorted_lengths, inverse_order, active, offset):
     steps = active.size
     count = np.zeros(steps + 1, np.int64)
     for length in lengths:
@@ -47,12 +46,11 @@ def _lay_out_rows(part, arguments):
 def _lay_out(team, lengths, order, sorted_lengths, inverse_order, active, offset):
     """Fill in the arrays of `Layout`, which names them, by a counting sort; equal lengths keep their
     order. Where `active` is longer than the longest row, no row is active at the steps that are left over."""
-    fork(team, 1, _lay_out_rows, (lengths, order, sorted_lengths, inverse_order, active, offset))
+    fork(team, 1, _lay_out_rows, lengths, order, sorted_lengths, inverse_order, active, offset)
 
 
 @inlined
-def _find_cuts(part, arguments):
-    sizes, cuts = arguments
+def _find_cuts(part, sizes, cuts):
     parts, total = cuts.size - 1, 0
     for size in sizes:
         total += size
@@ -71,7 +69,7 @@ def _find_cuts(part, arguments):
 @kernel
 def find_cuts(team, sizes, cuts):
     """Cuts that divide rows of these sizes evenly: part p goes from cut p to cut p + 1."""
-    fork(team, 1, _find_cuts, (sizes, cuts))
+    fork(team, 1, _find_cuts, sizes, cuts)
 
 
 def cuts_between(sizes: np.ndarray, parts: int) -> np.ndarray:

@@ -85,9 +85,8 @@ def _exponentials(outputs, n, peak, size, doutputs):
 
 
 @inlined
-def _cross_entropy_of_labels_part(part, arguments):
-    (cuts, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
-     offset) = arguments  # fmt: skip
+def _cross_entropy_of_labels_part(part, cuts, outputs, size, targets, weights, scale, losses, scores,
+                                  doutputs, active, offset):  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
@@ -112,18 +111,16 @@ def _cross_entropy_of_labels_part(part, arguments):
 @kernel
 def _cross_entropy_of_labels(team, cuts, outputs, size, targets, weights, scale,
          losses, scores, doutputs, active, offset):  # fmt: skip
-    fork(team, cuts.size - 1, _cross_entropy_of_labels_part,
-         (cuts, outputs, size, targets, weights, scale, losses, scores,
-          doutputs, active, offset))  # fmt: skip
+    fork(team, cuts.size - 1, _cross_entropy_of_labels_part, cuts, outputs, size, targets, weights, scale,
+         losses, scores, doutputs, active, offset)  # fmt: skip
 
 
 cross_entropy_of_labels = LossKernel(_cross_entropy_of_labels)
 
 
 @inlined
-def _cross_entropy_of_probabilities_part(part, arguments):
-    (cuts, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
-     offset) = arguments  # fmt: skip
+def _cross_entropy_of_probabilities_part(part, cuts, outputs, size, targets, weights, scale, losses, scores,
+                                         doutputs, active, offset):  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
@@ -149,18 +146,16 @@ def _cross_entropy_of_probabilities_part(part, arguments):
 @kernel
 def _cross_entropy_of_probabilities(team, cuts, outputs, size, targets, weights, scale,
          losses, scores, doutputs, active, offset):  # fmt: skip
-    fork(team, cuts.size - 1, _cross_entropy_of_probabilities_part,
-         (cuts, outputs, size, targets, weights, scale, losses, scores,
-          doutputs, active, offset))  # fmt: skip
+    fork(team, cuts.size - 1, _cross_entropy_of_probabilities_part, cuts, outputs, size, targets, weights,
+         scale, losses, scores, doutputs, active, offset)  # fmt: skip
 
 
 cross_entropy_of_probabilities = LossKernel(_cross_entropy_of_probabilities)
 
 
 @inlined
-def _binary_cross_entropy_part(part, arguments):
-    (cuts, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
-     offset) = arguments  # fmt: skip
+def _binary_cross_entropy_part(part, cuts, outputs, size, targets, weights, scale, losses, scores, doutputs,
+                               active, offset):  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     for t in range(active.size):
         for n in range(offset[t] + row_start, offset[t] + min(row_stop, active[t])):
@@ -185,18 +180,16 @@ def _binary_cross_entropy_part(part, arguments):
 @kernel
 def _binary_cross_entropy(team, cuts, outputs, size, targets, weights, scale,
          losses, scores, doutputs, active, offset):  # fmt: skip
-    fork(team, cuts.size - 1, _binary_cross_entropy_part,
-         (cuts, outputs, size, targets, weights, scale, losses, scores,
-          doutputs, active, offset))  # fmt: skip
+    fork(team, cuts.size - 1, _binary_cross_entropy_part, cuts, outputs, size, targets, weights, scale,
+         losses, scores, doutputs, active, offset)  # fmt: skip
 
 
 binary_cross_entropy = LossKernel(_binary_cross_entropy)
 
 
 @inlined
-def _square_then_line_part(part, arguments):
-    (cuts, curvature, slope, border, outputs, size, targets, weights, scale, losses, scores, doutputs, active,
-     offset) = arguments  # fmt: skip
+def _square_then_line_part(part, cuts, curvature, slope, border, outputs, size, targets, weights, scale,
+                           losses, scores, doutputs, active, offset):  # fmt: skip
     row_start, row_stop = cuts[part], cuts[part + 1]
     step = slope * border - curvature * border * border  # the line meets the square at the border
     for t in range(active.size):
@@ -224,9 +217,8 @@ def _square_then_line_part(part, arguments):
 @kernel
 def _square_then_line(team, cuts, curvature, slope, border, outputs, size, targets, weights, scale,
          losses, scores, doutputs, active, offset):  # fmt: skip
-    fork(team, cuts.size - 1, _square_then_line_part,
-         (cuts, curvature, slope, border, outputs, size, targets, weights, scale, losses, scores,
-          doutputs, active, offset))  # fmt: skip
+    fork(team, cuts.size - 1, _square_then_line_part, cuts, curvature, slope, border, outputs, size, targets,
+         weights, scale, losses, scores, doutputs, active, offset)  # fmt: skip
 
 
 square_then_line = LossKernel(_square_then_line)

@@ -69,8 +69,7 @@ def pairwise_sum(values, count):
 
 
 @inlined
-def _weigh_all(part, arguments):
-    given, starts, order, active, offset, weights, outcome = arguments
+def _weigh_all(part, given, starts, order, active, offset, weights, outcome):
     for t in range(active.size):
         for b in range(active[t]):
             weights[offset[t] + b] = given[starts[order[b]] + t]
@@ -82,13 +81,12 @@ def _weigh_all(part, arguments):
 @kernel
 def weigh(team, given, starts, order, active, offset, weights, outcome):
     """The `given` weights in packed order, as `gather_rows` brings rows there; their sum, and one over it."""
-    fork(team, 1, _weigh_all, (given, starts, order, active, offset, weights, outcome))
+    fork(team, 1, _weigh_all, given, starts, order, active, offset, weights, outcome)
 
 
 @inlined
-def _judge_all(part, arguments):
-    (losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm, outcome, numbers,
-     bindings) = arguments  # fmt: skip
+def _judge_all(part, losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm, outcome,
+               numbers, bindings):  # fmt: skip
     loss, score = 0.0, 0.0
     for n in range(offset[offset.size - 1]):
         loss += losses[n] * weights[n]
@@ -115,14 +113,12 @@ def judge(team, losses, scores, weights, offset, block_sums, clipped_sums, ends,
     `clipped_sums` are `block_sums` of gradients clipped by value; without any the norm is that of the
     gradients themselves.
     """
-    arguments = (losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm, outcome, numbers,
-                 bindings)  # fmt: skip
-    fork(team, 1, _judge_all, arguments)
+    fork(team, 1, _judge_all, losses, scores, weights, offset, block_sums, clipped_sums, ends, clip_norm,
+         outcome, numbers, bindings)  # fmt: skip
 
 
 @inlined
-def _clip_part(part, arguments):
-    cuts, gradients, limit, clipped = arguments
+def _clip_part(part, cuts, gradients, limit, clipped):
     bound = gradients.dtype.type(limit)
     for i in range(cuts[part], cuts[part + 1]):
         value = gradients[i]
@@ -132,4 +128,4 @@ def _clip_part(part, arguments):
 @kernel
 def clip_by_value(team, cuts, gradients, limit, clipped):
     """Gradients brought into [-limit, limit]; NaN stays."""
-    fork(team, cuts.size - 1, _clip_part, (cuts, gradients, limit, clipped))
+    fork(team, cuts.size - 1, _clip_part, cuts, gradients, limit, clipped)

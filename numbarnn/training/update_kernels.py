@@ -41,8 +41,7 @@ def _cuts(size: int, threads: int) -> np.ndarray:
 
 
 @inlined
-def _sum_blocks(part, arguments):
-    cuts, array, block_sums = arguments
+def _sum_blocks(part, cuts, array, block_sums):
     sums = np.empty(PARTIAL_SUMS)
     for start in range(cuts[part], cuts[part + 1], BLOCK):
         block = array[start : min(start + BLOCK, array.size)]
@@ -69,7 +68,7 @@ def _sum_blocks(part, arguments):
 def sum_blocks(team, cuts, array, block_sums):
     """Sums of the squares of a 1-D array, block by block, in float64; which element goes where depends on its
     place alone."""
-    fork(team, cuts.size - 1, _sum_blocks, (cuts, array, block_sums))
+    fork(team, cuts.size - 1, _sum_blocks, cuts, array, block_sums)
 
 
 def count_blocks(size: int) -> int:
@@ -110,8 +109,7 @@ def within(value, limit):
 
 
 @inlined
-def _sgd_part(part, arguments):
-    cuts, values, gradients, velocities, numbers = arguments
+def _sgd_part(part, cuts, values, gradients, velocities, numbers):
     limit, factor, learning_rate, momentum = numbers[0], numbers[1], numbers[2], numbers[3]
     nesterov, weight_decay = numbers[4] != 0.0, numbers[5]
     real = values.dtype.type
@@ -129,15 +127,14 @@ def _sgd_part(part, arguments):
 
 @kernel
 def _sgd(team, cuts, values, gradients, velocities, numbers):
-    fork(team, cuts.size - 1, _sgd_part, (cuts, values, gradients, velocities, numbers))
+    fork(team, cuts.size - 1, _sgd_part, cuts, values, gradients, velocities, numbers)
 
 
 sgd = UpdateKernel(_sgd, averages_kept=1)
 
 
 @inlined
-def _rmsprop_part(part, arguments):
-    cuts, values, gradients, squares, velocities, numbers = arguments
+def _rmsprop_part(part, cuts, values, gradients, squares, velocities, numbers):
     limit, factor, learning_rate, alpha = numbers[0], numbers[1], numbers[2], numbers[3]
     eps, momentum, weight_decay = numbers[4], numbers[5], numbers[6]
     real = values.dtype.type
@@ -158,15 +155,14 @@ def _rmsprop_part(part, arguments):
 
 @kernel
 def _rmsprop(team, cuts, values, gradients, squares, velocities, numbers):
-    fork(team, cuts.size - 1, _rmsprop_part, (cuts, values, gradients, squares, velocities, numbers))
+    fork(team, cuts.size - 1, _rmsprop_part, cuts, values, gradients, squares, velocities, numbers)
 
 
 rmsprop = UpdateKernel(_rmsprop, averages_kept=2)
 
 
 @inlined
-def _adam_part(part, arguments):
-    cuts, values, gradients, means, squares, numbers = arguments
+def _adam_part(part, cuts, values, gradients, means, squares, numbers):
     limit, factor, step_size, beta1, beta2 = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     root_scale, eps, weight_decay, shrink = numbers[5], numbers[6], numbers[7], numbers[8]
     real = values.dtype.type
@@ -187,7 +183,7 @@ def _adam_part(part, arguments):
 
 @kernel
 def _adam(team, cuts, values, gradients, means, squares, numbers):
-    fork(team, cuts.size - 1, _adam_part, (cuts, values, gradients, means, squares, numbers))
+    fork(team, cuts.size - 1, _adam_part, cuts, values, gradients, means, squares, numbers)
 
 
 adam = UpdateKernel(_adam, averages_kept=2)

@@ -8,7 +8,7 @@ from numbarnn.cells import cell_backward, load_sums, product_width_of, sum_count
 from numbarnn.engine.barrier import arrive, leave, next_round
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply, multiply_row
-from numbarnn.engine.program import INPUT, array_at
+from numbarnn.engine.rows import input_matrix
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import PANEL_VECTORS
 from numbarnn.jit.vector_memory import (
@@ -34,24 +34,17 @@ class OutputGradient(NamedTuple):
     column: int  # its first one of this direction
     offset: np.ndarray  # int64 (parts, at least T): where that of part p at step t begins
     is_given: bool  # False: only the final states have a gradient, and nothing is read here
-    # Unless `starts` is empty, the gradient is not in `matrix` but in the caller's one, of `caller_rows` rows
-    # and as wide, of the binding INPUT: the sequence at position b begins at its row starts[b].
-    caller_rows: int
-    starts: np.ndarray
 
 
 @inlined
-def _matrix_of(given, bindings):
-    """The matrix that an `OutputGradient` is in."""
-    matrix = given.matrix
-    if given.starts.size == 0:
-        return matrix
-    return array_at(bindings[INPUT], given.caller_rows, matrix.shape[1], matrix)
+def _matrix_of(given, caller):
+    """The matrix that an `OutputGradient` is in: the caller's one if that has rows."""
+    return given.matrix if caller.starts.size == 0 else input_matrix(caller, given.matrix)
 
 
 @inlined
-def _cell_backward_rows(weights, states, gates, dy, given, part, first_position, t, dstates, rows, gate_row,
-                        previous_row, new_row, dstate_row, first_group, stop_group, backwards,
+def _cell_backward_rows(weights, states, gates, dy, given, starts, part, first_position, t, dstates, rows,
+                        gate_row, previous_row, new_row, dstate_row, first_group, stop_group, backwards,
                         ahead):  # fmt: skip
     """Through the cell of one step for some rows and groups of units: the sums become their gradients.
 
@@ -63,7 +56,7 @@ def _cell_backward_rows(weights, states, gates, dy, given, part, first_position,
     hidden = weights.recurrent.shape[1]
     whole_groups = hidden // width
     for b in range(rows):
-        dy_row = given.starts[first_position + b] + t if given.starts.size > 0 else given.offset[part, t] + b
+        dy_row = starts[first_position + b] + t if starts.size > 0 else given.offset[part, t] + b
         for i in range(first_group, stop_group):
             group = first_group + stop_group - 1 - i if backwards else i
             here = (gate_row + b) * gate_stride + group * sum_count * width
@@ -86,7 +79,7 @@ def _cell_backward_rows(weights, states, gates, dy, given, part, first_position,
             saved = load_sums(weights, gates, here)
             previous = load_each(states, (previous_row + b) * units + unit)
             new = load_each(states, (new_row + b) * units + unit)
-            dsums, dprevious = cell_backward(weights, saved, previous, new, dnew)
+            dsums, dprevious = cell_backward(weights, group, saved, previous, new, dnew)
             store_run(gates, here, dsums)
             store_each(dstates, dstate_index, dprevious)
 
@@ -146,11 +139,11 @@ def _sweeps_back(weights, gates, t):
 
 
 @inlined
-def _backward_rows(part, arguments):
-    (cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings, dstates, active,
-     gate_offset, state_offset, dstate_offset, reverse) = arguments  # fmt: skip
-    row_start, row_stop = cuts[part], cuts[part + 1]
-    dy = _matrix_of(given, bindings)
+def _backward_rows(part, cuts, prefetches, weights, recurrent_transposed, states, gates, given, caller,
+                   dstates, index, reverse):  # fmt: skip
+    active, gate_offset, state_offset = index.active, index.gate_offset, index.state_offset
+    row_start, row_stop, dstate_row = cuts[part], cuts[part + 1], index.dstate_offset[part]
+    dy = _matrix_of(given, caller)
     groups = states[0].shape[1] // lane_count(gates)
     for done in range(active.size):
         t = done if reverse else active.size - 1 - done
@@ -161,23 +154,23 @@ def _backward_rows(part, arguments):
         previous_row, new_row = state_offset[part, t + reverse], state_offset[part, t + 1 - reverse]
         ahead = previous_row - new_row if prefetches else 0
         _cell_backward_rows(
-            weights, states, gates, dy, given, part, row_start, t, dstates, rows, gate_row, previous_row,
-            new_row, dstate_offset[part], 0, groups, backwards, ahead,
+            weights, states, gates, dy, given, caller.starts, part, row_start, t, dstates, rows, gate_row,
+            previous_row, new_row, dstate_row, 0, groups, backwards, ahead,
         )  # fmt: skip
         _recurrent_backward_rows(
-            weights, recurrent_transposed, gates, dstates, rows, gate_row, dstate_offset[part], 0, groups,
-            backwards, active[0] == 1,
+            weights, recurrent_transposed, gates, dstates, rows, gate_row, dstate_row, 0, groups, backwards,
+            active[0] == 1,
         )  # fmt: skip
 
 
 @kernel
-def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings, dstates,
-             active, gate_offset, state_offset, dstate_offset, reverse):  # fmt: skip
+def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gates, given, caller, dstates,
+             index, reverse):  # fmt: skip
     """Backward of `forward`.
 
     Parameters
     ----------
-    team, cuts, weights, states, gates, active, gate_offset, state_offset, reverse
+    team, cuts, weights, states, gates, index, reverse
         As `forward` left them; `gates` becomes the gradient of the sums.
     prefetches : bool
         Whether what one step reads is prefetched while the step before runs.
@@ -185,24 +178,25 @@ def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gate
         W_h, packed for the product ``dsums @ W_h``.
     given : OutputGradient
         The gradient of the outputs.
-    bindings
-        The caller's arrays.
+    caller : CallerMatrix
+        If it has starts, the gradient is not in the matrix of `given` but in the caller's one of the binding
+        INPUT, as wide, in which the sequence at position b begins at row ``starts[b]``.
     dstates : tuple of arrays (at least B, H padded)
         Gradients of the final states in, of the initial states out; part p's begin at row
-        ``dstate_offset[p]``. A row that is not active keeps its value, so one that has not begun waits with
-        its final state's and one that has left is done.
+        ``index.dstate_offset[p]``. A row that is not active keeps its value, so one that has not begun
+        waits with its final state's and one that has left is done. Where the cell has vectors, an array for
+        each of them follows: each row adds up its part of the gradient there.
     """
-    arguments = (cuts, prefetches, weights, recurrent_transposed, states, gates, given, bindings, dstates,
-                 active, gate_offset, state_offset, dstate_offset, reverse)  # fmt: skip
-    fork(team, cuts.size - 1, _backward_rows, arguments)
+    fork(team, cuts.size - 1, _backward_rows, cuts, prefetches, weights, recurrent_transposed, states, gates,
+         given, caller, dstates, index, reverse)  # fmt: skip
 
 
 @inlined
-def _backward_units(part, arguments):
-    (barrier, cuts, weights, recurrent_transposed, states, gates, given, bindings, dstates, active,
-     gate_offset, state_offset, dstate_offset, reverse) = arguments  # fmt: skip
-    steps, groups = active.size, states[0].shape[1] // lane_count(gates)
-    dy = _matrix_of(given, bindings)
+def _backward_units(part, barrier, cuts, weights, recurrent_transposed, states, gates, given, caller, dstates,
+                    index, reverse):  # fmt: skip
+    active, gate_offset, state_offset = index.active, index.gate_offset, index.state_offset
+    steps, groups, dstate_row = active.size, states[0].shape[1] // lane_count(gates), index.dstate_offset[0]
+    dy = _matrix_of(given, caller)
     done = arrive(barrier, part)
     while done <= steps:
         first_part, stop_part = next_round(barrier, part, done)
@@ -212,35 +206,33 @@ def _backward_units(part, arguments):
             t = done - 1 if reverse else steps - done
             if active[t] > 0:
                 _recurrent_backward_rows(
-                    weights, recurrent_transposed, gates, dstates, active[t], gate_offset[0, t],
-                    dstate_offset[0], first, stop, _sweeps_back(weights, gates, t), active[0] == 1,
+                    weights, recurrent_transposed, gates, dstates, active[t], gate_offset[0, t], dstate_row,
+                    first, stop, _sweeps_back(weights, gates, t), active[0] == 1,
                 )  # fmt: skip
         if done < steps:
             t = done if reverse else steps - 1 - done
             _cell_backward_rows(
-                weights, states, gates, dy, given, 0, 0, t, dstates, active[t], gate_offset[0, t],
-                state_offset[0, t + reverse], state_offset[0, t + 1 - reverse], dstate_offset[0], first, stop,
-                _sweeps_back(weights, gates, t), 0,
+                weights, states, gates, dy, given, caller.starts, 0, 0, t, dstates, active[t],
+                gate_offset[0, t], state_offset[0, t + reverse], state_offset[0, t + 1 - reverse], dstate_row,
+                first, stop, _sweeps_back(weights, gates, t), 0,
             )  # fmt: skip
         done += 1
     leave(barrier, done)
 
 
 @kernel
-def backward_by_units(team, barrier, cuts, weights, recurrent_transposed, states, gates, given, bindings,
-                      dstates, active, gate_offset, state_offset, dstate_offset, reverse):  # fmt: skip
+def backward_by_units(team, barrier, cuts, weights, recurrent_transposed, states, gates, given, caller,
+                      dstates, index, reverse):  # fmt: skip
     """`backward`, with hidden units divided among threads: `cuts` are between vectors of them, each at the
     beginning of a panel of `recurrent_transposed`, or of half a panel where the batch is one row."""
-    arguments = (barrier, cuts, weights, recurrent_transposed, states, gates, given, bindings, dstates,
-                 active, gate_offset, state_offset, dstate_offset, reverse)  # fmt: skip
-    fork(team, cuts.size - 1, _backward_units, arguments)
+    fork(team, cuts.size - 1, _backward_units, barrier, cuts, weights, recurrent_transposed, states, gates,
+         given, caller, dstates, index, reverse)  # fmt: skip
 
 
 @inlined
-def _input_gradient_rows(part, arguments):
-    (cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset, dx_in_bands, active,
-     gate_offset) = arguments  # fmt: skip
-    parts = cuts.size - 1
+def _input_gradient_rows(part, cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset,
+                         dx_in_bands, index):  # fmt: skip
+    parts, active, gate_offset = cuts.size - 1, index.active, index.gate_offset
     width = lane_count(dgates)
     sum_count, product_width = sum_count_of(weights), product_width_of(weights)
     gate_stride, dx_stride = dgates.shape[1], dx.shape[1]
@@ -266,7 +258,7 @@ def _input_gradient_rows(part, arguments):
 
 @kernel
 def input_gradients(team, cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset,
-                    dx_in_bands, active, gate_offset):  # fmt: skip
+                    dx_in_bands, index):  # fmt: skip
     """dx = start + dsums @ W_i.
 
     Parameters
@@ -283,6 +275,5 @@ def input_gradients(team, cuts, weights, input_transposed, dgates, start, start_
         Where that of part p at step t begins; or each row of dx stands where its row of `dgates` does, and
         of `cuts` only the number counts.
     """
-    arguments = (cuts, weights, input_transposed, dgates, start, start_stride, dx, dx_offset, dx_in_bands,
-                 active, gate_offset)  # fmt: skip
-    fork(team, cuts.size - 1, _input_gradient_rows, arguments)
+    fork(team, cuts.size - 1, _input_gradient_rows, cuts, weights, input_transposed, dgates, start,
+         start_stride, dx, dx_offset, dx_in_bands, index)  # fmt: skip

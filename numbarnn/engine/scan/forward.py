@@ -13,7 +13,7 @@ from numbarnn.cells import (
 from numbarnn.engine.barrier import arrive, leave, next_round
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply, multiply_row
-from numbarnn.engine.program import OUTPUT, array_at
+from numbarnn.engine.rows import output_matrix
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.vector_memory import (
     load,
@@ -102,7 +102,7 @@ def step_forward(weights, states, gates, save, gate_row, previous_row, new_row, 
                 unit = group * width
                 sums = load_sums(weights, gates, here)
                 previous = load_each(states, (previous_row + b) * units + unit)
-                saved, new = cell_forward(weights, sums, previous)
+                saved, new = cell_forward(weights, group, sums, previous)
                 if save:
                     store_run(gates, here, saved)
                 store_each(states, (new_row + b) * units + unit, new)
@@ -122,15 +122,8 @@ def step_forward(weights, states, gates, save, gate_row, previous_row, new_row, 
 
 
 @inlined
-def _outputs(bindings, y_rows, y_starts, weights, like):
-    """The caller's matrix of outputs, or one without rows where none is asked for."""
-    return array_at(bindings[OUTPUT], y_rows if y_starts.size > 0 else 0, weights.recurrent.shape[1], like)
-
-
-@inlined
-def _forward_rows(part, arguments):
-    (cuts, prefetches, weights, x, x_offset, x_in_bands, states, saved_gates, save, active, gate_offset,
-     state_offset, reverse, bindings, y_rows, y_starts) = arguments  # fmt: skip
+def _forward_rows(part, cuts, prefetches, weights, inputs, states, saved_gates, save, index, reverse, caller):
+    active, gate_offset, state_offset = index.active, index.gate_offset, index.state_offset
     row_start, row_stop = cuts[part], cuts[part + 1]
     row_count = row_stop - row_start
     if row_count == 0:
@@ -138,7 +131,7 @@ def _forward_rows(part, arguments):
     steps, gate_stride = active.size, saved_gates.shape[1]
     chunk = max(1, GATE_CHUNK_BYTES // (row_count * gate_stride * saved_gates.itemsize))
     gates = saved_gates if save else np.empty((chunk * row_count, gate_stride), saved_gates.dtype)
-    y = _outputs(bindings, y_rows, y_starts, weights, saved_gates)
+    y = output_matrix(caller, saved_gates)
     groups = states[0].shape[1] // lane_count(gates)
     panels = -(-groups // groups_at_once(weights))
     for done in range(0, steps, chunk):
@@ -146,16 +139,17 @@ def _forward_rows(part, arguments):
         low = steps - done - count if reverse else done
         # Where a step's sums stand: in its band where they are saved, from 0 on in scratch.
         first_sum = 0 if save else gate_offset[part, low]
-        if x_in_bands:
+        if inputs.in_bands:
             first = gate_offset[part, low]
             rows = gate_offset[part, low + count] - first
-            project(weights, x, gates, x_offset[part, low], first - first_sum, rows, 0, groups)
+            x_row = inputs.offset[part, low]
+            project(weights, inputs.matrix, gates, x_row, first - first_sum, rows, 0, groups)
         else:
             for t in range(low, low + count):
                 rows = min(row_stop, active[t]) - row_start
                 if rows > 0:
                     gate_row = gate_offset[part, t] - first_sum
-                    project(weights, x, gates, x_offset[part, t], gate_row, rows, 0, groups)
+                    project(weights, inputs.matrix, gates, inputs.offset[part, t], gate_row, rows, 0, groups)
         for i in range(count):
             t = low + count - 1 - i if reverse else low + i
             rows = min(row_stop, active[t]) - row_start
@@ -165,13 +159,12 @@ def _forward_rows(part, arguments):
                 ahead = new_row - previous_row if prefetches else 0
                 step_forward(
                     weights, states, gates, save, gate_row, previous_row, new_row, rows, 0, panels, t, y,
-                    y_starts, row_start, ahead, chunk * ahead,
+                    caller.starts, row_start, ahead, chunk * ahead,
                 )  # fmt: skip
 
 
 @kernel
-def forward(team, cuts, prefetches, weights, x, x_offset, x_in_bands, states, gates, save, active,
-            gate_offset, state_offset, reverse, bindings, y_rows, y_starts):  # fmt: skip
+def forward(team, cuts, prefetches, weights, inputs, states, gates, save, index, reverse, caller):
     """All time steps of all rows.
 
     Parameters
@@ -183,39 +176,31 @@ def forward(team, cuts, prefetches, weights, x, x_offset, x_in_bands, states, ga
         those of the chunk before are used). It pays where the arrays are larger than caches.
     weights : NamedTuple
         The cell's packed weights.
-    x : array (at least N, at least I)
-        Inputs.
-    x_offset : int64 array (parts, at least T)
-        Where the inputs of part p at step t begin.
-    x_in_bands : bool
-        Whether a part's inputs of one step follow those of the step before.
+    inputs : Inputs
+        The inputs, each part a band.
     states : tuple of arrays (B + N, H padded)
         h first; initial states in, all states out.
     gates : array (N, G * H padded)
         What backward needs, out. With ``save=False`` it may have no rows: only its width is read.
     save : bool
         Whether `gates` is saved for backward.
-    active : int64 array (T,)
-        The layout, see the module's docstring.
-    gate_offset, state_offset : int64 arrays (parts, T + 1)
-        The bands of gates and states.
+    index : BandIndex
+        The layout, and the bands of gates and states.
     reverse : bool
         Whether time runs backwards.
-    bindings, y_rows, y_starts
-        The outputs go to the caller's matrix (y_rows, H) of the binding OUTPUT as well, in which the
-        sequence at position b begins at row ``y_starts[b]``; nowhere if that is empty.
+    caller : CallerMatrix
+        The outputs go to the caller's matrix of the binding OUTPUT as well, in which the sequence at
+        position b begins at row ``starts[b]``; nowhere if it has no rows and no starts.
     """
-    arguments = (cuts, prefetches, weights, x, x_offset, x_in_bands, states, gates, save, active, gate_offset,
-                 state_offset, reverse, bindings, y_rows, y_starts)  # fmt: skip
-    fork(team, cuts.size - 1, _forward_rows, arguments)
+    fork(team, cuts.size - 1, _forward_rows, cuts, prefetches, weights, inputs, states, gates, save, index,
+         reverse, caller)  # fmt: skip
 
 
 @inlined
-def _forward_units(part, arguments):
-    (barrier, cuts, weights, x, x_offset, _, states, gates, save, active, gate_offset, state_offset, reverse,
-     bindings, y_rows, y_starts) = arguments  # fmt: skip
+def _forward_units(part, barrier, cuts, weights, inputs, states, gates, save, index, reverse, caller):
+    active, gate_offset, state_offset = index.active, index.gate_offset, index.state_offset
     steps, block = active.size, groups_at_once(weights)
-    y = _outputs(bindings, y_rows, y_starts, weights, gates)
+    y = output_matrix(caller, gates)
     groups = states[0].shape[1] // lane_count(gates)
     chunk = max(1, ROWS_PROJECTED_AT_ONCE // active[0])
     done = arrive(barrier, part)
@@ -231,22 +216,22 @@ def _forward_units(part, arguments):
             gate_row = gate_offset[0, low]
             rows = gate_offset[0, low + count] - gate_row
             project(
-                weights, x, gates, x_offset[0, low], gate_row - first_sum, rows, first_panel * block,
-                min(stop_panel * block, groups),
+                weights, inputs.matrix, gates, inputs.offset[0, low], gate_row - first_sum, rows,
+                first_panel * block, min(stop_panel * block, groups),
             )  # fmt: skip
         t = steps - 1 - done if reverse else done
         if active[t] > 0:
             step_forward(
                 weights, states, gates, save, gate_offset[0, t] - first_sum, state_offset[0, t + reverse],
-                state_offset[0, t + 1 - reverse], active[t], first_panel, stop_panel, t, y, y_starts, 0, 0, 0,
+                state_offset[0, t + 1 - reverse], active[t], first_panel, stop_panel, t, y, caller.starts, 0,
+                0, 0,
             )  # fmt: skip
         done += 1
     leave(barrier, done)
 
 
 @kernel
-def forward_by_units(team, barrier, cuts, weights, x, x_offset, x_in_bands, states, gates, save, active,
-                     gate_offset, state_offset, reverse, bindings, y_rows, y_starts):  # fmt: skip
+def forward_by_units(team, barrier, cuts, weights, inputs, states, gates, save, index, reverse, caller):
     """`forward`, with hidden units divided among threads: `cuts` are between panels, with a barrier at every
     step.
 
@@ -254,14 +239,13 @@ def forward_by_units(team, barrier, cuts, weights, x, x_offset, x_in_bands, stat
     work where there are fewer rows than threads. There is one band, in which inputs stand too. With
     ``save=False`` `gates` needs `ROWS_PROJECTED_AT_ONCE` rows, or B if that is more.
     """
-    arguments = (barrier, cuts, weights, x, x_offset, x_in_bands, states, gates, save, active, gate_offset,
-                 state_offset, reverse, bindings, y_rows, y_starts)  # fmt: skip
-    fork(team, cuts.size - 1, _forward_units, arguments)
+    fork(team, cuts.size - 1, _forward_units, barrier, cuts, weights, inputs, states, gates, save, index,
+         reverse, caller)  # fmt: skip
 
 
 @inlined
-def _copy_output_rows(part, arguments):
-    cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse = arguments
+def _copy_output_rows(part, cuts, band_cuts, h, y, column, hidden, index, reverse):
+    active, offset, state_offset = index.active, index.offset, index.state_offset
     width, units, y_stride = lane_count(y), h.shape[1], y.shape[1]
     for band in range(band_cuts.size - 1):
         first = max(cuts[part], band_cuts[band])
@@ -278,7 +262,6 @@ def _copy_output_rows(part, arguments):
 
 
 @kernel
-def copy_outputs(team, cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse):
+def copy_outputs(team, cuts, band_cuts, h, y, column, hidden, index, reverse):
     """The outputs of one direction, kept in bands, into columns of y (N, at least column + H)."""
-    arguments = (cuts, band_cuts, h, y, column, hidden, active, offset, state_offset, reverse)
-    fork(team, cuts.size - 1, _copy_output_rows, arguments)
+    fork(team, cuts.size - 1, _copy_output_rows, cuts, band_cuts, h, y, column, hidden, index, reverse)

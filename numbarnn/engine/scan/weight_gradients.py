@@ -13,14 +13,13 @@ from numbarnn.jit.vectors import lane_count
 
 
 @inlined
-def _weight_gradient_jobs(part, arguments):
-    (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows, gate_rows,
-     packed) = arguments  # fmt: skip
+def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates, partials, packed):
     dinput, drecurrent, dbias = packed
+    x, x_rows = inputs.matrix, inputs.rows
     width, block, ranges = lane_count(dgates), groups_at_once(weights), panel_cuts.size - 1
     sum_count, product_width = sum_count_of(weights), product_width_of(weights)
     columns, x_stride, units = dgates.shape[1], x.shape[1], h.shape[1]
-    inputs, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
+    features, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
     split = sum_count - product_width
     dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
     # Rows one vector split from whole pages: columns are read from it, and rows a power of two split would
@@ -40,10 +39,10 @@ def _weight_gradient_jobs(part, arguments):
             partial_panel + (stop_group * product_width * width + panel - 1) // panel,
             partial_column + first_group * sum_count * width, partial_column + stop_group * sum_count * width,
         )  # fmt: skip
-        for begin in range(partial_offset[partial], partial_offset[partial + 1], WEIGHT_CHUNK_ROWS):
-            rows = min(WEIGHT_CHUNK_ROWS, partial_offset[partial + 1] - begin)
+        for begin in range(partials.offset[partial], partials.offset[partial + 1], WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, partials.offset[partial + 1] - begin)
             for k in range(rows):
-                source, target = previous_rows[begin + k] * units, k * h_stride
+                source, target = partials.previous_rows[begin + k] * units, k * h_stride
                 for unit in range(0, units, width):
                     store(h_before, target + unit, load(h, source + unit))
                 source, target = x_rows[begin + k] * x_stride, k * x_chunk_stride
@@ -52,14 +51,14 @@ def _weight_gradient_jobs(part, arguments):
             for first in range(first_group, stop_group, block):
                 stop = min(first + block, stop_group)
                 _copy_and_sum(
-                    dgates, gate_rows[begin : begin + rows], first * sum_count * width,
+                    dgates, partials.gate_rows[begin : begin + rows], first * sum_count * width,
                     stop * sum_count * width, dsums, dbias, partial_column,
                 )  # fmt: skip
                 vectors = (stop - first) * product_width
                 target = partial_panel + first * product_width * width // panel
                 multiply(
-                    dinput, target * inputs * panel, panel, dinput, target * inputs * panel, panel,
-                    inputs * panel, inputs, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
+                    dinput, target * features * panel, panel, dinput, target * features * panel, panel,
+                    features * panel, features, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
                     dsums, 0, panel, k_stride, panel // width, 0, vectors,
                 )  # fmt: skip
                 multiply(
@@ -70,8 +69,7 @@ def _weight_gradient_jobs(part, arguments):
 
 
 @kernel
-def weight_gradients(team, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows,
-                     gate_rows, packed):  # fmt: skip
+def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, partials, packed):
     """Gradients of the parameters of one layer and direction, still packed and as partial sums.
 
     The steps are divided among partial sums: a thread that went through the rows of one has them in its
@@ -82,19 +80,18 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, x, x_rows, h, dgates, 
     team, job_cuts, panel_cuts
         The threads, the cuts between their jobs, and those between ranges of panels. A job is one partial
         sum and one range of panels; those of a partial sum follow one another.
-    x, h, dgates : arrays (at least N, at least I), (B + N, H padded), (N, G * H padded)
-        Inputs, all states and the gradient of the sums.
-    partial_offset : int64 array (partials + 1,)
-        Partial sum s has the steps from number ``partial_offset[s]`` to ``partial_offset[s + 1]``.
-    x_rows, previous_rows, gate_rows : int64 arrays (at least N,)
-        The row of `x` and the one of `h` that each step read, and its row in `dgates`.
+    inputs : Inputs
+        The inputs.
+    h, dgates : arrays (B + N, H padded), (N, G * H padded)
+        All states and the gradient of the sums.
+    partials : Partials
+        The steps of each partial sum, and their rows in `h` and `dgates`.
     packed : tuple of arrays
         Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
         the other.
     """
-    arguments = (job_cuts, panel_cuts, weights, x, x_rows, h, dgates, partial_offset, previous_rows,
-                 gate_rows, packed)  # fmt: skip
-    fork(team, job_cuts.size - 1, _weight_gradient_jobs, arguments)
+    fork(team, job_cuts.size - 1, _weight_gradient_jobs, job_cuts, panel_cuts, weights, inputs, h, dgates,
+         partials, packed)  # fmt: skip
 
 
 @inlined
@@ -107,8 +104,7 @@ def _add_partials(values, size, first, stop):
 
 
 @inlined
-def _collect_groups(part, arguments):
-    cuts, weights, packed, input_map, recurrent_map, gradients = arguments
+def _collect_groups(part, cuts, weights, packed, input_map, recurrent_map, gradients):
     dinput, drecurrent, dbias = packed
     width, block = lane_count(dbias), groups_at_once(weights)
     sum_count, product_width = sum_count_of(weights), product_width_of(weights)
@@ -144,8 +140,7 @@ def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gra
     gradients : tuple of arrays
         weight_ih, weight_hh, bias_ih and bias_hh, out.
     """
-    arguments = (cuts, weights, packed, input_map, recurrent_map, gradients)
-    fork(team, cuts.size - 1, _collect_groups, arguments)
+    fork(team, cuts.size - 1, _collect_groups, cuts, weights, packed, input_map, recurrent_map, gradients)
 
 
 @noinline

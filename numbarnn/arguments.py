@@ -108,15 +108,17 @@ def regular_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{name} is not a regular array: {error}") from None
+        said = "got rows of unequal length" if "inhomogeneous" in str(error) else str(error)
+        raise ValueError(f"{name} is not a regular array: {said}") from None
     except (TypeError, RuntimeError) as error:  # what arrays of other libraries say of themselves
         raise TypeError(f"{name} cannot be read as an array: {error}") from None
 
 
 def has_masked(value: Any) -> bool:
     """Whether an array, or one within lists, tuples and arrays of objects, has masked elements."""
-    masked_arrays = sys.modules.get("numpy.ma")  # who has none need not load it
-    return masked_arrays is not None and _has_masked(value, masked_arrays.MaskedArray)
+    # Who has none need not load the module; another thread may be about to load it.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    return masked is not None and _has_masked(value, masked)
 
 
 def _has_masked(value: Any, masked: type) -> bool:

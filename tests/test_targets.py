@@ -29,9 +29,15 @@ def test_targets_of_any_kind_are_read():
         ("cross_entropy", ["a", "b"], 3, TypeError, "y must hold numbers, got dtype <U1"),
         ("cross_entropy", [None, 1], 3, TypeError, "y must hold numbers, got dtype object"),
         ("cross_entropy", [0.0, np.nan], 3, ValueError, "y must hold finite numbers; got nan at position 1"),
-        ("cross_entropy", [[1], [2]], 3, ValueError, r"y must have shape \(n,\), .* got \(2, 1\)"),
+        ("cross_entropy", [[[1]], [[2]]], 3, ValueError, r"y must have shape \(n,\), .* got \(2, 1, 1\)"),
         ("cross_entropy", 1, 3, ValueError, r"y must have shape \(n,\), .* got \(\)"),
-        ("cross_entropy", [[0], [1, 2]], 3, ValueError, "y must be an array; got rows of unequal length"),
+        (
+            "cross_entropy",
+            [[0], [1, 2]],
+            3,
+            ValueError,
+            "y is not a regular array: got rows of unequal length",
+        ),
         (
             "cross_entropy",
             [[0.5, 0.4], [1, 0]],

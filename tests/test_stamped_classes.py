@@ -46,6 +46,7 @@ def run_loop(tmp_path):
     np.savez(tmp_path / "weights.npz", **layer.kernel_weights()._asdict())
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     environment |= {"NUMBARNN_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = str(tmp_path)  # before an installed package, also on the safe path
 
     def run():
         done = subprocess.run(

@@ -60,7 +60,7 @@ class Cell:
         The gate whose input bias starts at 1.
     vectors : tuple of str
         Names of the parameters of shape (H,), which get the suffix of their layer and direction. They start
-        at 0, with ``weight_initializer="pytorch"`` as biases do.
+        at 0, with ``weight_initializer="pytorch"`` as biases do. A cell that has some runs on the CPU alone.
 
     Raises
     ------

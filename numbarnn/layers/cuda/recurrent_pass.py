@@ -248,6 +248,10 @@ class RecurrentCuda(CudaPass):
     """
 
     def __init__(self, layer, training):
+        if layer.cell.vectors:
+            raise ValueError(
+                f"device: a cell with vectors of its units, {layer.cell.vectors}, runs on the CPU alone"
+            )
         super().__init__(layer, training)
         values = layer.by_direction(self.parameters.values)
         gradients = layer.by_direction(self.parameters.gradients)

@@ -38,7 +38,7 @@ def runs_of(gates: tuple[int, ...], first_slot: int) -> list[Run]:
 def weights_of_steps(layer: Any) -> Any:
     """The weights of a layer for the step functions in the user's kernels; see ``step_cuda.py``."""
     cell, hidden = layer.cell, layer.hidden_size
-    weight_ih, weight_hh, *biases = layer.direction_values[0]
+    weight_ih, weight_hh, *biases = layer.store.direction_values[0]
     size = cell.sum_count * hidden
     bias = np.zeros(size, layer.dtype)
     parts = []

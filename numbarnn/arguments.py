@@ -66,6 +66,8 @@ def count(name: str, value: Any) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """`value` as a bool, if it is one."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)

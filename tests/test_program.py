@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numbarnn.engine.fork import fork
-from numbarnn.engine.program import FAULT, NO_FAULT, Program, make_bindings, record, record_together
+from numbarnn.engine.program import FAULT, HELD, NO_FAULT, Program, make_bindings, record, record_together
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.compile_cache import inlined, kernel
 
@@ -110,14 +110,14 @@ def test_fault_stops_the_program_and_the_next_run_begins_anew():
             record(add, cuts, values, after, 1.0),
         ]
     )
-    assert program.run_on(bindings, *no_arrays()) == NO_FAULT
+    assert program.run_on(bindings, HELD, *no_arrays()) == NO_FAULT
     np.testing.assert_array_equal(after, values)
     values[7] = -1.0
-    assert program.run_on(bindings, *no_arrays()) == 7
+    assert program.run_on(bindings, HELD, *no_arrays()) == 7
     np.testing.assert_array_equal(before, numbers(0) + values)
     np.testing.assert_array_equal(after, numbers(0))
     values[7] = 1.0
-    assert program.run_on(bindings, *no_arrays()) == NO_FAULT
+    assert program.run_on(bindings, HELD, *no_arrays()) == NO_FAULT
     np.testing.assert_array_equal(after, numbers(0) + values)
 
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import TOLERANCE
 
 from numbarnn.engine.packing import aligned_zeros
-from numbarnn.engine.program import NO_FAULT, Program, make_bindings, record
+from numbarnn.engine.program import HELD, NO_FAULT, Program, make_bindings, record
 from numbarnn.engine.rows import CallerMatrix, clear_rows, read_rows, write_rows
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.bands import Bands
@@ -55,7 +55,7 @@ class Exchange:
 
     def run(self, flat):
         no_states = np.zeros((1, 1, 1, 1), self.dtype), (np.zeros((0, 0, 0), self.dtype),) * 2
-        return self.program.run_on(self.bindings, flat, self.written, *no_states)
+        return self.program.run_on(self.bindings, HELD, flat, self.written, *no_states)
 
 
 def valid_rows():

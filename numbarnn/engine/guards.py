@@ -140,6 +140,9 @@ def use_guards(addresses, action, held):
     held[0] = READ if action == LET_READERS_IN else action
 
 
+_NOT_TAKEN = np.array([LEAVE])
+
+
 class _Mine(threading.local):
     """What the present thread holds: for the address of each guard, the `Hold` and its way out."""
 
@@ -225,7 +228,7 @@ class Hold:
 
     def __init__(self, guards: Guards) -> None:
         self._guards = guards
-        self.way_out: WayOut = (guards.addresses, LEAVE, np.array([LEAVE]))
+        self.way_out: WayOut = (guards.addresses, LEAVE, _NOT_TAKEN.copy())
         self._frame = id(sys._getframe(1))
 
     def is_in_use(self) -> bool:

@@ -36,29 +36,29 @@ from numbarnn.engine.guards import (
     end_reading,
     end_writing,
 )
-from numbarnn.engine.threads import run
+from numbarnn.engine.threads import run, team_of
 from numbarnn.jit.addresses import address_of, array_at
 from numbarnn.jit.compile_cache import inlined, kernel
 
 # Words of the bindings. A kernel that finds a fault in what it reads writes where into FAULT; the program
 # stops.
-# The program takes the GUARD at an address for what ACCESS says it does with the parameters of a layer; the
-# change of the parameters that forward has read, READ_CHANGE, is the one that backward wants.
-FAULT, INPUT, OUTPUT, STATES_OUT, GUARD, ACCESS, READ_CHANGE, FIRST_STATE_IN = range(8)
-PREDICT, TRAIN, BACKWARD = range(3)  # in ACCESS
+# The change of the parameters that forward has read, READ_CHANGE, is the one that backward wants.
+FAULT, INPUT, OUTPUT, STATES_OUT, GUARD, READ_CHANGE, FIRST_STATE_IN = range(7)
+# What a program does with the parameters of a layer, for which it takes the GUARD at an address; or nothing
+# to guard against, where the thread has the guard already.
+PREDICT, TRAIN, BACKWARD, HELD = range(4)
 STATES_IN = (
     2  # words for the states of most cells, from FIRST_STATE_IN on; an address of 0 stands for no array
 )
 NO_FAULT = -1
 FAULT_IN_STATE = -2  # in the first state; in the next one -3
 OUT_OF_DATE = np.iinfo(np.int64).min  # the packed weights are not those of the parameters
-NO_GUARD = 0  # in GUARD, where the thread has the guard already
 
 
-def make_bindings(states: int = STATES_IN) -> np.ndarray:
-    """Bindings of no arrays yet, for this many states."""
+def make_bindings(states: int = STATES_IN, guard: int = 0) -> np.ndarray:
+    """Bindings of no arrays yet, for this many states and the guard at this address."""
     bindings = np.zeros(FIRST_STATE_IN + max(STATES_IN, states), np.int64)
-    bindings[FAULT], bindings[GUARD] = NO_FAULT, NO_GUARD
+    bindings[FAULT], bindings[GUARD] = NO_FAULT, guard
     return bindings
 
 
@@ -162,27 +162,28 @@ def _execute(team, calls, bindings):
 
 
 @kernel
-def _execute_on(team, calls, bindings, given, wanted, states_out, states_in):
-    """`_execute` with arrays bound, and with packed weights that nobody changes meanwhile."""
+def _execute_on(team, calls, bindings, access, given, wanted, states_out, states_in):
+    """`_execute` with arrays bound, and with packed weights that nobody changes meanwhile; the fault."""
     _connect(bindings, given, wanted, states_out, states_in)
-    if bindings[GUARD] == NO_GUARD:
+    if access == HELD:
         _execute_all(team, calls, bindings)
-        return
+        return bindings[FAULT]
     guard = array_at(bindings[GUARD], 1, GUARD_WORDS, bindings)[0]
-    if bindings[ACCESS] == BACKWARD:
+    if access == BACKWARD:
         begin_writing(guard)  # of gradients
     else:
         begin_reading(guard)
         bindings[READ_CHANGE] = guard[CHANGES]
-    packed = guard[PACKED] if bindings[ACCESS] == PREDICT else guard[PACKED_TRANSPOSED]
+    packed = guard[PACKED] if access == PREDICT else guard[PACKED_TRANSPOSED]
     if packed == bindings[READ_CHANGE]:
         _execute_all(team, calls, bindings)
     else:
         bindings[FAULT] = OUT_OF_DATE
-    if bindings[ACCESS] == BACKWARD:
+    if access == BACKWARD:
         end_writing(guard)
     else:
         end_reading(guard)
+    return bindings[FAULT]
 
 
 class Program:
@@ -209,13 +210,15 @@ class Program:
     def run_on(
         self,
         bindings: np.ndarray,
+        access: int,
         given: np.ndarray,
         wanted: np.ndarray,
         states_out: np.ndarray,
         states_in: tuple[np.ndarray, ...],
     ) -> int:
-        """Run all calls with these contiguous arrays bound; of `states_in` there is one for each state, but
-        at least two, so that most cells share what is compiled, and empty ones for none.
+        """Run all calls with these contiguous arrays bound, for `access` to the parameters; of `states_in`
+        there is one for each state, but at least two, so that most cells share what is compiled, and empty
+        ones for none.
 
         Returns
         -------
@@ -225,11 +228,12 @@ class Program:
         if config.DISABLE_JIT:
             _connect(bindings, given, wanted, states_out, states_in)
             self._run_plainly(bindings)
-        elif self._parts == 1:
-            _execute_on(ALONE, self._addresses, bindings, given, wanted, states_out, states_in)
-        else:
-            run(_execute_on, self._parts, self._addresses, bindings, given, wanted, states_out, states_in)
-        return int(bindings[FAULT])
+            return int(bindings[FAULT])
+        team = ALONE if self._parts == 1 else team_of(self._parts)
+        fault: int = _execute_on(
+            team, self._addresses, bindings, access, given, wanted, states_out, states_in
+        )
+        return fault
 
     def _run_plainly(self, bindings: np.ndarray) -> None:
         for call in self.calls:

@@ -167,7 +167,12 @@ def run(kernel: Callable, parts: int, *arguments: Any) -> Any:
 
     The team is `ALONE` for one part.
     """
-    return kernel(_team.wake(parts - 1) if parts > 1 else ALONE, *arguments)
+    return kernel(team_of(parts) if parts > 1 else ALONE, *arguments)
+
+
+def team_of(parts: int) -> np.ndarray:
+    """A team for two or more parts, whose workers are awake."""
+    return _team.wake(parts - 1)
 
 
 @functools.lru_cache(maxsize=256)

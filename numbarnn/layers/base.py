@@ -370,7 +370,7 @@ class Layer:
 
     def acquire_pass(self, training: bool, store: ParameterStore | None = None) -> Any:
         """A pass that is not in use, with the buffers of an earlier call where there is one."""
-        run = (store or self.store).spare_pass(training)
+        run = (self.store if store is None else store).spare_pass(training)
         if run is None:
             run = self.new_pass(training)
             if store is not None:

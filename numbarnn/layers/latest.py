@@ -27,20 +27,25 @@ class Latest:
     Only single operations on lists are used, which no thread and no interrupt divides.
     """
 
+    # The threads whose forward was displaced; None until there is one, as in most layers for ever.
+    _displaced: "weakref.WeakSet[_Token] | None" = None
+
     def __init__(self) -> None:
         self._entries: list[tuple[_Token, Any]] = []
-        self._displaced: weakref.WeakSet[_Token] = weakref.WeakSet()
 
     def remember(self, entry: Any) -> list[Any]:
-        """Take what a forward left; return what waited until now."""
+        """Take what a forward left; return what waited until now, mostly nothing."""
         mine = _thread.token
-        self._displaced.discard(mine)
+        if self._displaced is not None:
+            self._displaced.discard(mine)
         self._entries.append((mine, entry))
-        before = []
+        before: list[Any] = []
+        if len(self._entries) == 1:
+            return before
         while len(self._entries) > 1:
             for token, older in self._entries[:-1]:
                 if token is not mine:
-                    self._displaced.add(token)
+                    vars(self).setdefault("_displaced", weakref.WeakSet()).add(token)
                 before.append(older)
             del self._entries[:-1]
         return before
@@ -62,7 +67,7 @@ class Latest:
         RuntimeError
             If nothing waits, or another thread's forward took the place of this thread's.
         """
-        if _thread.token in self._displaced:
+        if self._displaced is not None and _thread.token in self._displaced:
             raise RuntimeError(
                 "backward: another thread called forward(training=True) after this thread did, and only the"
                 " latest one has a backward. Give each thread a layer of its own, or let one thread train"

@@ -93,11 +93,11 @@ class ParameterStore:
 
     def packed_change(self, training: bool) -> int:
         """Which change of the parameters kernels read; a training pass reads more."""
-        return int(self.guard[PACKED_TRANSPOSED if training else PACKED])
+        return self.guard.item(PACKED_TRANSPOSED if training else PACKED)
 
     def is_packed(self, training: bool) -> bool:
         """Whether kernels read what the parameters are."""
-        return self.packed_change(training) == self.guard[CHANGES]
+        return self.packed_change(training) == self.guard.item(CHANGES)
 
     def check_unchanged(self, read_change: int) -> None:
         """Raise a RuntimeError where a backward would read other weights than its forward did."""
@@ -165,9 +165,13 @@ class ParameterStore:
 def hold_packed(hold: Hold, stores: Sequence[ParameterStore], training: bool) -> None:
     """Take the guards of stores to read, with all that kernels read up to date."""
     hold.take(READ)
-    if not all(store.is_packed(training) for store in stores):
-        use_guards(*hold.way_out)
-        hold.take(WRITE)
-        for store in stores:
-            store.refresh(training)
-        hold.let_readers_in()
+    for store in stores:
+        if not store.is_packed(training):
+            break
+    else:
+        return
+    use_guards(*hold.way_out)
+    hold.take(WRITE)
+    for store in stores:
+        store.refresh(training)
+    hold.let_readers_in()

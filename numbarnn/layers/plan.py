@@ -86,7 +86,7 @@ class Plan:
         self.layout, self.sequence = layout, sequence
         self.source, self.num_threads = buffer_key(x), get_num_threads()
         self.bindings, self.seeds = (
-            make_bindings(len(layer.cell.states)),
+            make_bindings(len(layer.cell.states), store.guards.keys[0]),
             np.zeros(layer.num_layers, np.uint64),
         )
         self.packed = store.panels

@@ -10,10 +10,8 @@ from numba.core import config
 
 from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.engine.program import (
-    ACCESS,
     BACKWARD,
-    GUARD,
-    NO_GUARD,
+    HELD,
     OUT_OF_DATE,
     PREDICT,
     READ_CHANGE,
@@ -89,13 +87,12 @@ class RecurrentPass(Pass):
         self.plan.rebind(layout)
         self.planned_form = None
 
-    def _run_guarded(self, program, access, *arrays):
+    def _run_guarded(self, program, access, given, wanted, states_out, states_in):
         """Run a program on the caller's arrays, with weights that nobody changes meanwhile."""
         store, bindings = self.store, self.plan.bindings
         # Without the compiler there is no call that an interrupt could not come into.
         if not (config.DISABLE_JIT or store.guards.are_mine()):
-            bindings[ACCESS], bindings[GUARD] = access, store.guards.keys[0]
-            fault = program.run_on(bindings, *arrays)
+            fault = program.run_on(bindings, access, given, wanted, states_out, states_in)
             if fault != OUT_OF_DATE:
                 return fault
         # The weights have to be packed, or the thread has the guard already. It keeps it until the end, lest
@@ -108,8 +105,7 @@ class RecurrentPass(Pass):
             else:
                 hold_packed(hold, [store], self.training)
                 bindings[READ_CHANGE] = store.packed_change(self.training)
-            bindings[GUARD] = NO_GUARD
-            return program.run_on(bindings, *arrays)
+            return program.run_on(bindings, HELD, given, wanted, states_out, states_in)
         finally:
             use_guards(*hold.way_out)
 

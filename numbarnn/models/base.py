@@ -7,18 +7,15 @@ from typing import Any
 import numpy as np
 
 from numbarnn import arguments
-from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.jit.compile_cache import compile_clock
 from numbarnn.layers.base import Layer
 from numbarnn.layers.latest import Latest
-from numbarnn.layers.parameters import hold_packed
+from numbarnn.layers.parameters import LARGEST_SPARE_BYTES
 from numbarnn.models.connected_layers import ConnectedLayers
 from numbarnn.models.own_loop import ModelPass
-from numbarnn.sequences.layout import scatter_steps
-from numbarnn.sequences.reading import in_form, vector_form
 from numbarnn.training.callbacks import Callback, History
 from numbarnn.training.data import LabelledSamples
-from numbarnn.training.fit import batches, check_kernels_of, evaluate, fit, fit_alone
+from numbarnn.training.fit import check_kernels_of, evaluate, fit, fit_alone
 from numbarnn.training.losses import Loss, get_loss
 from numbarnn.training.optimizers import Optimizer, OptimizerState, get_optimizer
 
@@ -101,7 +98,7 @@ class Model(ConnectedLayers):
             self._samples(steps), self._leading(steps), self._gives_sequence(steps), size, seed or 0
         )
         for free in self._latest.remember(run) if training else (run,):
-            self._spare[training] = [free]
+            self._keep_pass(free)
         return y
 
     def _acquire_pass(self, training: bool) -> ModelPass:
@@ -111,6 +108,11 @@ class Model(ConnectedLayers):
         except IndexError:
             return ModelPass(self.new_graph(training), self.layers, training)
         return run if run.fits(self.layers) else ModelPass(self.new_graph(training), self.layers, training)
+
+    def _keep_pass(self, run: ModelPass) -> None:
+        """A pass is free for another call."""
+        if run.training or run.nbytes <= LARGEST_SPARE_BYTES:
+            self._spare[run.training] = [run]
 
     def backward(self, dy: Any, input_gradient: bool = True) -> Any:
         """Gradients of the latest ``forward(training=True)``; those of the layers are overwritten.
@@ -142,7 +144,7 @@ class Model(ConnectedLayers):
         except (TypeError, ValueError):
             self._latest.put_back(run)
             raise
-        self._spare[True] = [run]
+        self._keep_pass(run)
         return gradients[0] if len(gradients) == 1 else tuple(gradients)
 
     def updates_of(self, optimizer: Optimizer) -> tuple[list[Layer], OptimizerState]:
@@ -327,34 +329,14 @@ class Model(ConnectedLayers):
         batch_size = arguments.count("batch_size", batch_size)
         steps = self._read(x, "x")
         samples, leading, per_step = self._samples(steps), self._leading(steps), self._gives_sequence(steps)
-        form = leading.form if per_step else vector_form(leading.rows)
-        total = leading.values.shape[0] if per_step else leading.rows
         features = self._features(steps)
-        shape = total, self._size_of_output(features)
+        size = self._size_of_output(features)
         if not self._is_built_for(features):
             self.build(features)
-        if leading.on_gpu:
-            from numbarnn.engine.cuda.arrays import arrays  # where there is a GPU, not before
-            from numbarnn.layers.cuda import passes as cuda_passes
-
-            flat = arrays().zeros(shape, self.dtype)
-        else:
-            flat = np.zeros(shape, self.dtype)
-        graph = self.new_graph(training=False)
-        hold = Hold(graph.guards)
-        try:
-            hold_packed(hold, graph.stores, training=False)
-            for rows in batches(np.arange(leading.rows), batch_size):
-                layout, x_packed = samples.inputs(rows)
-                out_layout, y = graph.prepare(layout, graph.to_device(x_packed, samples.features), 0)
-                graph.forward()
-                if leading.on_gpu:
-                    cuda_passes.scatter_steps(y, form.starts[rows], out_layout, flat)
-                else:
-                    scatter_steps(graph.to_host(y), form.starts[rows], out_layout, flat)
-        finally:
-            use_guards(*hold.way_out)
-        return in_form(flat, form)
+        run = self._acquire_pass(training=False)
+        y = run.predict(samples, leading, per_step, size, batch_size)
+        self._keep_pass(run)
+        return y
 
     def predict_proba(self, x: Any, batch_size: int = 256) -> Any:
         """Probabilities: softmax or sigmoid of `predict`, as the loss of the latest fit says.

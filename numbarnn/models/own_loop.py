@@ -9,7 +9,8 @@ import numpy as np
 from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.base import Layer
 from numbarnn.layers.parameters import hold_packed
-from numbarnn.sequences.layout import Layout
+from numbarnn.layers.passes import Buffers
+from numbarnn.sequences.layout import Layout, scatter_steps
 from numbarnn.sequences.reading import (
     BatchForm,
     FlatBatch,
@@ -21,6 +22,7 @@ from numbarnn.sequences.reading import (
     vector_form,
 )
 from numbarnn.training.data import Samples
+from numbarnn.training.fit import batches
 
 
 def _arrays_of(layer: Layer) -> tuple[Any, ...]:
@@ -44,7 +46,14 @@ class ModelPass:
     def __init__(self, graph: Any, layers: Sequence[Layer], training: bool) -> None:
         self.graph, self.layers, self.training = graph, list(layers), training
         self._made_for = [_arrays_of(layer) for layer in layers]
-        self._samples: Any = None
+        self._samples: Any = None  # of a forward that may have a backward
+        self._buffers: list[Buffers] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the buffers take."""
+        passes = [run.buffers for run in self.graph.passes]
+        return sum(buffers.nbytes for buffers in [*passes, self.graph.buffers, *(self._buffers or ())])
 
     def fits(self, layers: Sequence[Layer]) -> bool:
         """Whether these are still the layers, with the arrays of parameters that the passes know."""
@@ -57,9 +66,7 @@ class ModelPass:
 
     def forward(self, samples: Samples, leading: FlatBatch, per_step: bool, size: int, seed: int) -> Any:
         """The output for all samples, of this many features, in the form of the leading input."""
-        if self._samples is not None:
-            samples.take_buffers(self._samples)
-        self._samples = samples
+        self._take(samples)
         layouts, x = samples.whole()
         graph, training = self.graph, self.training
         hold = Hold(graph.guards)
@@ -73,6 +80,36 @@ class ModelPass:
         self.form = leading.form if per_step else vector_form(leading.rows)
         self.size = size
         return self._unpack(self.y, size, self.form, self.layout, leading.on_gpu)
+
+    def predict(
+        self, samples: Samples, leading: FlatBatch, per_step: bool, size: int, batch_size: int
+    ) -> Any:
+        """`forward` without a backward, so many rows at a time, all by the same weights."""
+        if leading.rows <= batch_size:
+            return self.forward(samples, leading, per_step, size, seed=0)
+        self._take(samples)
+        graph, form = self.graph, leading.form if per_step else vector_form(leading.rows)
+        make = _gpu_arrays() if leading.on_gpu else np
+        flat = make.zeros((form.flat_rows, size), graph.buffers.dtype)
+        hold = Hold(graph.guards)
+        try:
+            hold_packed(hold, graph.stores, self.training)
+            for rows in batches(np.arange(leading.rows), batch_size):
+                layouts, x = samples.inputs(rows)
+                layout, y = graph.prepare(layouts, graph.to_device(x, samples.features), 0)
+                graph.forward()
+                self._scatter(y, form.starts[rows], layout, flat, leading.on_gpu)
+        finally:
+            use_guards(*hold.way_out)
+        return in_form(flat, form)
+
+    def _take(self, samples: Samples) -> None:
+        """Samples in the buffers of earlier ones; they are kept, and with them the user's arrays, only where
+        a backward asks for them."""
+        if self._buffers is not None:
+            samples.take_buffers(self._buffers)
+        self._buffers = samples.buffers
+        self._samples = samples if self.training else None
 
     def backward(self, dy: Any, need_dx: bool) -> list[Any]:
         """The gradient of each input, or None, from that of the output in the host's memory."""
@@ -107,9 +144,21 @@ class ModelPass:
         """A packed matrix in the caller's form, where the caller's arrays are."""
         if not on_gpu:
             return unpack_steps(self.graph.to_host(packed), size, form, layout)
-        from numbarnn.engine.cuda.arrays import arrays  # where there is a GPU, not before
-        from numbarnn.layers.cuda.passes import scatter_steps
-
-        flat = arrays().zeros((form.flat_rows, size), np.dtype(packed.dtype))
-        scatter_steps(packed, form.starts, layout, flat)
+        flat = _gpu_arrays().zeros((form.flat_rows, size), np.dtype(packed.dtype))
+        self._scatter(packed, form.starts, layout, flat, on_gpu)
         return in_form(flat, form)
+
+    def _scatter(self, packed: Any, starts: np.ndarray, layout: Layout, flat: Any, on_gpu: bool) -> None:
+        """Rows of a packed matrix to where their sequences start in a matrix in the caller's order."""
+        if on_gpu:
+            from numbarnn.layers.cuda import passes as cuda_passes  # where there is a GPU, not before
+
+            cuda_passes.scatter_steps(packed, starts, layout, flat)
+        else:
+            scatter_steps(self.graph.to_host(packed), starts, layout, flat)
+
+
+def _gpu_arrays() -> Any:
+    from numbarnn.engine.cuda.arrays import arrays  # where there is a GPU, not before
+
+    return arrays()

@@ -331,7 +331,7 @@ def read_like(dy: Any, form: BatchForm, size: int, dtype: DTypeLike, name: str) 
         array = _as_numbers(dy, dtype, name, tokens=False)
         if array.shape != shape:
             raise ValueError(f"{name} must have the shape of the output, {shape}, not {array.shape}")
-        flat = array.reshape(-1, size)
+        return array.reshape(-1, size)
     if flat.shape[1] != size:
         raise ValueError(f"{name} must have the output's {size} features, not {flat.shape[1]}")
     return flat
@@ -343,6 +343,7 @@ def full_form(rows: int, steps: int) -> BatchForm:
     return BatchForm(False, True, np.arange(rows) * steps, np.full(rows, steps, np.int64), steps, True)
 
 
+@functools.lru_cache(maxsize=FORMS_CACHED)
 def vector_form(rows: int) -> BatchForm:
     """The form of a batch with one vector a row."""
     return BatchForm(False, False, np.arange(rows), np.ones(rows, np.int64), 1, True)

@@ -72,10 +72,15 @@ class Samples:
         form = self.steps.form
         return form.layout, self.pack_in_place(form, form.layout)
 
-    def take_buffers(self, earlier: "Samples") -> None:
+    @property
+    def buffers(self) -> list[Buffers]:
+        """Those of each input, for the next samples of the same model."""
+        return [part._buffers for part in self.parts]
+
+    def take_buffers(self, buffers: Sequence[Buffers]) -> None:
         """Go on with the buffers of earlier samples of the same model: arrays stay where they are."""
-        for own, other in zip(self.parts, earlier.parts, strict=True):
-            own._buffers = other._buffers
+        for part, own in zip(self.parts, buffers, strict=True):
+            part._buffers = own
 
     def pack(self, form: BatchForm, layout: Layout) -> Any:
         """The inputs of a batch in packed order, where those of all samples are."""

@@ -7,11 +7,12 @@ import pytest
 from conftest import SIMULATED, assert_same, sized
 
 import numbarnn
-from numbarnn.layers.graph_nodes import RowOrder
+from numbarnn.layers.moves import RowOrder
 from numbarnn.models.graph_model import GraphModel, Input, concatenate, connect
 from numbarnn.sequences.layout import Layout
 from numbarnn.training.data import Batch
 from numbarnn.training.losses import get_loss
+from numbarnn.training.step import TrainingStep
 
 FEATURES = 3
 CLASSES = 2
@@ -215,6 +216,29 @@ def test_batches_of_one_graph_are_those_of_fresh_ones():
 
 
 @needs_compiled_code
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_recorded_steps_are_those_of_fresh_passes(make):
+    """What is recorded for the first batch serves batches of other rows, sorted in other orders."""
+    lasting, fresh = built(make), built(make)
+    x, y = data_for(lasting)
+    loss, optimizer = get_loss("cross_entropy"), numbarnn.Adam(0.01)
+    samples = lasting._label(lasting._read(x, "x"), y, loss, CLASSES)
+    step = TrainingStep(lasting, samples, loss, CLASSES, optimizer, None, None)
+    trained = [layer for layer in fresh.layers if layer.count_parameters()]
+    state = optimizer.start([layer.flat_values for layer in trained])
+    for rows in ([3, 1, 2], [0, 4, 5], [5, 2, 0], [1, 3, 4], [2], [0]):
+        step.step(np.array(rows), 0, 0.01, "here")
+        gradients = gradients_of(fresh, x, y, rows)
+        optimizer.update(state, [layer.flat_values for layer in trained], gradients, 0.01)
+        for layer in trained:
+            layer.count_change()
+        for own, other in zip(lasting.layers, fresh.layers, strict=True):
+            np.testing.assert_array_equal(own.flat_gradients, other.flat_gradients)
+            np.testing.assert_array_equal(own.flat_values, other.flat_values)
+    assert {each.leading.layout.rows for each in step.recorded.values()} == {1, 3}
+
+
+@needs_compiled_code
 def test_a_graph_of_a_chain_is_the_chain():
     def layers():
         options = {"dtype": "float64"}
@@ -251,9 +275,9 @@ def test_rows_go_over_in_the_order_of_the_other_layout():
     order = RowOrder(source.last, target.last, carrier)
     rows = np.arange(len(SOURCE_LENGTHS))[:, None] * np.ones(2)  # the caller's numbers
     there, back = np.zeros((2, *rows.shape))
-    order.forward(rows[source.order], there)
+    order.take(rows[source.order], 0, there, 0, 2).run()
     np.testing.assert_array_equal(there, rows[target.order])
-    order.backward(there, back)
+    order.put_back(there, 0, back, 0, 2).run()
     np.testing.assert_array_equal(back, rows[source.order])
 
 

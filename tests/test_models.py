@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -271,6 +272,24 @@ def test_predictions_keep_form_and_order(batch_size):
     assert_close(
         vectors.predict(X, batch_size=batch_size), np.concatenate([vectors.predict([row]) for row in X]), 1e-6
     )
+
+
+def test_predictions_use_the_buffers_of_those_before(monkeypatch):
+    """Results are those of a model that has predicted nothing before; the caller's arrays are let go."""
+    model = tagger()
+    model.build(3, seed=0)
+    padded = np.stack([X[1], X[8]])
+    for x in (X, X[:4], padded, X[::-1], padded[:, :2], X):
+        assert_same(list(model.predict(x)), list(copy.deepcopy(model).predict(x)))
+    waiting = model._spare[False][0]
+    model.predict(X)
+    assert model._spare[False][0] is waiting
+    given = weakref.ref(padded)
+    del padded, x
+    assert given() is None
+    monkeypatch.setattr("numbarnn.models.base.LARGEST_SPARE_BYTES", 10)
+    model.predict(X)
+    assert not model._spare[False]
 
 
 def test_model_of_vectors():

@@ -8,6 +8,8 @@ a pass (see ``passes.py``), with tuples of wires for matrices:
     forward           fill them
     prepare_backward  take the matrices of the outputs' gradients, return those of the inputs that are needed
     backward          fill these, and the gradients of the parameters
+    record_forward, record_backward
+                      both as recorded calls, on the CPU
 """
 
 import importlib
@@ -16,8 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbarnn.engine.program import Call
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.base import Layer
+from numbarnn.layers.moves import RowOrder, copy_work
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.layers.state_wires import StatefulPass
 from numbarnn.sequences.layout import Layout
@@ -45,36 +49,6 @@ class Node(NamedTuple):
     sizes: tuple[int, ...] = ()  # features of the inputs that stand side by side
 
 
-class RowOrder:
-    """From the order of rows in one layout to that in another one: they are sorted by different lengths.
-
-    Parameters
-    ----------
-    source, target : Layout
-        Of the same rows.
-    carrier : Pass
-        Knows where matrices are.
-    """
-
-    def __init__(self, source: Layout, target: Layout, carrier: Pass) -> None:
-        self.positions: Any = None  # of the target's rows in the source; None where both have one order
-        if source.order is not target.order:
-            positions = source.inverse_order[target.order]
-            if not np.array_equal(positions, np.arange(positions.size)):
-                self.positions = carrier.to_device(positions, 1)
-
-    def forward(self, values: Any, out: Any) -> None:
-        """Rows of the source in the order of the target."""
-        out[...] = values if self.positions is None else values[self.positions]
-
-    def backward(self, dvalues: Any, out: Any) -> None:
-        """Rows of the target in the order of the source."""
-        if self.positions is None:
-            out[...] = dvalues
-        else:
-            out[self.positions] = dvalues
-
-
 class LayerNode:
     """A pass of one wire in and one out."""
 
@@ -90,14 +64,26 @@ class LayerNode:
     def prepare(self, inputs: Sequence[Any], seed: int | None) -> tuple[Any, ...]:
         return (Wire(*self.run.prepare(*inputs[0], seed)),)
 
+    def reseed(self, seed: int) -> None:
+        """Other random numbers from now on."""
+        self.run.reseed(seed)
+
     def forward(self) -> None:
         self.run.forward()
+
+    def record_forward(self) -> list[Call]:
+        calls: list[Call] = self.run.record_forward()
+        return calls
 
     def prepare_backward(self, doutputs: Sequence[Any], needed: Sequence[bool]) -> tuple[Any, ...]:
         return (self.run.prepare_backward(doutputs[0], need_dx=needed[0]),)
 
     def backward(self) -> None:
         self.run.backward()
+
+    def record_backward(self) -> list[Call]:
+        calls: list[Call] = self.run.record_backward()
+        return calls
 
 
 class RecurrentNode(LayerNode):
@@ -119,33 +105,45 @@ class RecurrentNode(LayerNode):
         run, (x, *self.states) = self.run, inputs
         prepared = Wire(*run.prepare(*x, seed))
         self.orders = [wire and RowOrder(wire.layout, x.layout, run) for wire in self.states]
+        self.imports = [
+            order.take(wire.values, 0, initial, 0, initial.shape[1])
+            for wire, order, initial in zip(self.states, self.orders, run.initial, strict=False)
+            if wire is not None
+        ]
         finals = (values if values is None else Wire(x.layout.last, values) for values in run.final)
         return prepared, *finals
 
     def forward(self) -> None:
-        for wire, order, initial in zip(self.states, self.orders, self.run.initial, strict=False):
-            if wire is not None:
-                order.forward(wire.values, initial)
+        _run_all(self.imports)
         self.run.forward()
 
+    def record_forward(self) -> list[Call]:
+        return [*_record_moves(self.orders, self.imports), *super().record_forward()]
+
     def prepare_backward(self, doutputs: Sequence[Any], needed: Sequence[bool]) -> tuple[Any, ...]:
-        dx = self.run.prepare_backward(doutputs[0], need_dx=needed[0])
-        self.dfinals = doutputs[1:]
-        self.dstates = [
-            self.buffers.matrix(s, *wire.values.shape) if is_needed else None
-            for s, (wire, is_needed) in enumerate(zip(self.states, needed[1:], strict=True))
+        run = self.run
+        dx = run.prepare_backward(doutputs[0], need_dx=needed[0])
+        self.dimports = [
+            copy_work(given, dfinal, run)
+            for given, dfinal in zip(doutputs[1:], run.dfinal, strict=True)
+            if dfinal is not None
         ]
-        return dx, *self.dstates
+        dstates: list[Any] = []
+        self.dexports = []
+        states = zip(self.states, self.orders, run.dinitial, needed[1:], strict=False)
+        for s, (wire, order, dinitial, is_needed) in enumerate(states):
+            dstates.append(self.buffers.matrix(s, *wire.values.shape) if is_needed else None)
+            if is_needed:
+                self.dexports.append(order.put_back(dinitial, 0, dstates[-1], 0, dinitial.shape[1]))
+        return dx, *dstates
 
     def backward(self) -> None:
-        run = self.run
-        for given, dfinal in zip(self.dfinals, run.dfinal, strict=True):
-            if dfinal is not None:
-                dfinal[...] = given
-        run.backward()
-        for out, order, dinitial in zip(self.dstates, self.orders, run.dinitial, strict=False):
-            if out is not None:
-                order.backward(dinitial, out)
+        _run_all(self.dimports)
+        self.run.backward()
+        _run_all(self.dexports)
+
+    def record_backward(self) -> list[Call]:
+        return [*_record_all(self.dimports), *super().record_backward(), *_record_all(self.dexports)]
 
 
 class SideBySide:
@@ -164,32 +162,53 @@ class SideBySide:
     def __init__(self, node: Node, carrier: Pass) -> None:
         self.carrier, self.sizes = carrier, node.sizes
         self.buffers: Buffers = type(carrier.buffers)(carrier.buffers.dtype)
-        ends = np.cumsum(node.sizes).tolist()
-        self.columns = [slice(end - size, end) for end, size in zip(ends, node.sizes, strict=True)]
+        self.firsts: list[int] = np.cumsum([0, *node.sizes[:-1]]).tolist()  # columns
 
     def prepare(self, inputs: Sequence[Wire], seed: int | None) -> tuple[Any, ...]:
         self.inputs, layout = inputs, inputs[0].layout
         self.orders = [RowOrder(wire.layout, layout, self.carrier) for wire in inputs]
-        width = self.columns[-1].stop
+        width = sum(self.sizes)
         columns = padded(width, self.buffers.dtype) if self.carrier.layer.device == "cpu" else width
-        self.y = self.buffers.matrix("y", layout.total, columns)
-        return (Wire(layout, self.y),)
+        y = self.buffers.matrix("y", layout.total, columns)
+        self.moves = [
+            order.take(wire.values, 0, y, first, size)
+            for wire, order, first, size in zip(inputs, self.orders, self.firsts, self.sizes, strict=True)
+        ]
+        return (Wire(layout, y),)
 
     def forward(self) -> None:
-        for wire, order, columns, size in zip(
-            self.inputs, self.orders, self.columns, self.sizes, strict=True
-        ):
-            order.forward(wire.values[:, :size], self.y[:, columns])
+        _run_all(self.moves)
+
+    def record_forward(self) -> list[Call]:
+        return _record_moves(self.orders, self.moves)
 
     def prepare_backward(self, doutputs: Sequence[Any], needed: Sequence[bool]) -> tuple[Any, ...]:
-        self.dy = doutputs[0]
-        self.dinputs = [
-            self.buffers.matrix(("dx", i), *wire.values.shape) if is_needed else None
-            for i, (wire, is_needed) in enumerate(zip(self.inputs, needed, strict=True))
-        ]
-        return tuple(self.dinputs)
+        dinputs: list[Any] = []
+        self.dmoves = []
+        parts = zip(self.inputs, self.orders, self.firsts, self.sizes, needed, strict=True)
+        for i, (wire, order, first, size, is_needed) in enumerate(parts):
+            dinputs.append(self.buffers.matrix(("dx", i), *wire.values.shape) if is_needed else None)
+            if is_needed:
+                self.dmoves.append(order.put_back(doutputs[0], first, dinputs[-1], 0, size))
+        return tuple(dinputs)
 
     def backward(self) -> None:
-        for dx, order, columns, size in zip(self.dinputs, self.orders, self.columns, self.sizes, strict=True):
-            if dx is not None:
-                order.backward(self.dy[:, columns], dx[:, :size])
+        _run_all(self.dmoves)
+
+    def record_backward(self) -> list[Call]:
+        return _record_all(self.dmoves)
+
+
+def _run_all(moves: Sequence[Any]) -> None:
+    for move in moves:
+        move.run()
+
+
+def _record_all(moves: Sequence[Any]) -> list[Call]:
+    return [move.record() for move in moves]
+
+
+def _record_moves(orders: Sequence[RowOrder | None], moves: Sequence[Any]) -> list[Call]:
+    """The moves, and before them what finds the orders of their rows."""
+    found = [call for order in orders if order is not None for call in order.record_positions()]
+    return found + _record_all(moves)

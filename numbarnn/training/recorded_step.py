@@ -6,7 +6,7 @@ batch (see `LayoutInPlace`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,10 @@ from numbarnn.engine.program import (
     make_bindings,
     record,
 )
-from numbarnn.engine.rows import gather_rows, pack_rows
 from numbarnn.engine.threads import get_num_threads
-from numbarnn.jit.cpu import padded
-from numbarnn.layers.chain import Chain
-from numbarnn.layers.passes import Buffers, Pass
-from numbarnn.sequences.layout import Layout, LayoutInPlace, flat_rows
+from numbarnn.layers.passes import Buffers
+from numbarnn.sequences.layout import flat_rows
+from numbarnn.training.recorded_input import RecordedInput, gather_call, parts_of
 from numbarnn.training.step_kernels import OUTCOME_WORDS, SCALE, WEIGHT, clip_by_value, judge, weigh
 from numbarnn.training.update_kernels import count_blocks, cuts_of, sum_blocks
 
@@ -42,10 +40,8 @@ class RecordedStep:
     ----------
     fit : TrainingStep
         The layers, samples, loss and optimiser.
-    lengths : int64 array (B,)
-        Those of the first batch.
-    steps, total : int
-        The largest number of steps of a row, and of all rows together, that there is room for.
+    inputs : sequence of RecordedInput
+        Those of the batches, one for each input of the model.
 
     Attributes
     ----------
@@ -55,14 +51,14 @@ class RecordedStep:
         How many targets it had.
     """
 
-    def __init__(self, fit: "TrainingStep", lengths: np.ndarray, steps: int, total: int) -> None:
-        self.fit, self.total, self.threads = fit, total, get_num_threads()
-        self.layout = LayoutInPlace(lengths, steps, total)
-        self.rows, self.starts = np.zeros((2, lengths.size), np.int64)
+    def __init__(self, fit: "TrainingStep", inputs: Sequence[RecordedInput]) -> None:
+        self.fit, self.inputs, self.threads = fit, inputs, get_num_threads()
+        self.leading = inputs[fit.samples.leading]
+        self.rows = np.zeros(self.leading.layout.rows, np.int64)
         self.bindings, self.outcome = make_bindings(), np.zeros(OUTCOME_WORDS)
         self.buffers = Buffers(fit.dtype)
         self.loss_kernel = fit.loss_kernel()
-        self.chain = Chain(fit.layers, training=True)
+        self.graph = fit.model.new_graph(training=True)
         self.count = 0
         self.stages: list[Callable[[], None]] = []
         self._calls: list[Call] = []
@@ -70,21 +66,22 @@ class RecordedStep:
 
     def _plan(self) -> None:
         """Set up for batches, and record the calls."""
-        fit, chain = self.fit, self.chain
-        x, batch_calls = self._inputs()
-        self.out_layout, self.y = chain.prepare(self.layout, x, 0)
+        fit, graph, join = self.fit, self.graph, self.fit.samples.join
+        layouts, x = join([each.layout for each in self.inputs]), join([each.x for each in self.inputs])
+        self.out_layout, self.y = graph.prepare(layouts, x, 0)
         self.dy = self.buffers.matrix("dy", *self.y.shape)
-        chain.prepare_backward(self.dy)
+        graph.prepare_backward(self.dy)
         count = self.out_layout.total
         self.losses, self.scores = np.zeros((2, count))
         self.weights = np.ones(count)
-        batch_calls += self._weight_calls()
-        forward_calls, loss_calls = chain.record_forward(), self._loss_calls()
-        # The layout's calls come first, and are recorded when all have said how they divide the rows.
-        self._record([*self.layout.refill_calls(), *batch_calls, *forward_calls, *loss_calls])
+        weight_calls, forward_calls, loss_calls = (
+            self._weight_calls(), graph.record_forward(), self._loss_calls(),
+        )  # fmt: skip
+        batch_calls = [call for each in self.inputs for call in each.calls()]
+        self._record([*batch_calls, *weight_calls, *forward_calls, *loss_calls])
         if not loss_calls:
             self._run_between(self._run_own_loss)
-        self._record(chain.record_backward() + self._judging_calls())
+        self._record(graph.record_backward() + self._judging_calls())
         if fit.update_kernel is not None:
             self._record(self._update_calls(fit.update_kernel.kernel))
         self._end_program()
@@ -103,36 +100,12 @@ class RecordedStep:
         self._end_program()
         self.stages.append(call)
 
-    # ---- the batch ---------------------------------------------------------------------------------------
-
-    def _inputs(self) -> tuple[np.ndarray, list[Call]]:
-        """The array of a batch's inputs in packed order, and the calls that fill it."""
-        samples, layout = self.fit.samples, self.layout
-        values = samples.steps.values
-        if samples.tokens:
-            x = np.zeros(layout.total, values.dtype)
-            return x, self._gather_calls(values, x, self.starts, layout)
-        x = self.buffers.matrix("x", layout.total, padded(values.shape[1], values.dtype))
-        cuts = layout.row_cuts(self._parts(layout.total * values.shape[1]))
-        places = self.starts, layout.order, layout.active, layout.offset
-        return x, [record(pack_rows, cuts, values, *places, x)]
-
-    def _parts(self, operations: int) -> int:
-        """How many threads share the rows."""
-        return min(Pass.threads_for(operations), self.layout.rows)
-
-    def _gather_calls(
-        self, source: np.ndarray, target: np.ndarray, starts: np.ndarray, layout: Layout
-    ) -> list[Call]:
-        """Rows of an array of numbers into packed order."""
-        source, target = source.reshape(len(source), -1), target.reshape(len(target), -1)
-        places = starts, layout.order, layout.active, layout.offset
-        return [record(gather_rows, layout.row_cuts(1), source, *places, target)]
+    # ---- the loss ----------------------------------------------------------------------------------------
 
     @property
     def _target_starts(self) -> np.ndarray:
         """Where the targets of each row begin."""
-        return self.starts if self.fit.samples.per_step else self.rows
+        return self.leading.starts if self.fit.samples.per_step else self.rows
 
     def _weight_calls(self) -> list[Call]:
         """What brings the weights into packed order, where they are not all 1."""
@@ -142,8 +115,6 @@ class RecordedStep:
         places = self._target_starts, layout.order, layout.active, layout.offset
         return [record(weigh, samples.weights, *places, self.weights, self.outcome)]
 
-    # ---- the loss ----------------------------------------------------------------------------------------
-
     def _loss_calls(self) -> list[Call]:
         """The targets and the loss; none where the loss is the user's own."""
         if self.loss_kernel is None:
@@ -151,8 +122,8 @@ class RecordedStep:
         kernel, settings = self.loss_kernel
         samples, layout, size = self.fit.samples, self.out_layout, self.fit.size
         targets = np.zeros((layout.total, *samples.targets.shape[1:]), samples.targets.dtype)
-        calls = self._gather_calls(samples.targets, targets, self._target_starts, layout)
-        self.loss_parts = self._parts(OPERATIONS_OF_A_LOGIT * layout.total * size)
+        calls = [gather_call(samples.targets, targets, self._target_starts, layout)]
+        self.loss_parts = parts_of(layout, OPERATIONS_OF_A_LOGIT * layout.total * size)
         cuts = layout.row_cuts(self.loss_parts)
         work = kernel.work(
             cuts, *settings, self.y, size, targets, self.weights, self.outcome[SCALE:], self.losses,
@@ -166,7 +137,7 @@ class RecordedStep:
         rows, lengths = layout.rows, layout.lengths
         count, steps = int(layout.offset[-1]), int(lengths[0])
         if samples.per_step:
-            places = flat_rows(self.starts, layout)[:count]
+            places = flat_rows(self.leading.starts, layout)[:count]
         else:
             places = self.rows[layout.order]
         self.fit.loss.rows(
@@ -213,24 +184,26 @@ class RecordedStep:
 
     # ---- a step ------------------------------------------------------------------------------------------
 
-    def is_valid(self, total: int) -> bool:
-        """Whether a batch of so many steps fits, and all is as it was recorded."""
+    def is_valid(self, totals: Sequence[int]) -> bool:
+        """Whether a batch fits whose inputs have so many steps, and all is as it was recorded."""
         return (
-            total <= self.total
+            all(map(RecordedInput.fits, self.inputs, totals))
             and self.threads == get_num_threads()
             and self.loss_kernel == self.fit.loss_kernel()
         )
 
-    def run(self, rows: np.ndarray, lengths: np.ndarray, total: int, seed: int) -> bool:
-        """A step on a batch that fits, of `total` steps.
+    def run(self, rows: np.ndarray, lengths: Sequence[np.ndarray], seed: int) -> bool:
+        """A step on a batch that fits, whose inputs have these lengths.
 
         False if the loss or its gradient is not finite: then no parameter has changed.
         """
-        self.rows[:], self.layout.given[:] = rows, lengths
-        self.fit.samples.steps.form.starts.take(rows, out=self.starts, mode="clip")
-        self.chain.reseed(seed)
-        self.count = total if self.fit.samples.per_step else rows.size
-        if not self.fit.samples.weighs:
+        self.rows[:] = rows
+        for each, own in zip(self.inputs, lengths, strict=True):
+            each.fill(rows, own)
+        self.graph.reseed(seed)
+        samples = self.fit.samples
+        self.count = int(lengths[samples.leading].sum()) if samples.per_step else rows.size
+        if not samples.weighs:
             self.outcome[WEIGHT], self.outcome[SCALE] = self.count, 1.0 / self.count
         self.bindings[FAULT] = NO_FAULT
         for stage in self.stages:

@@ -1,18 +1,18 @@
 """Batch of gradient descent on the CPU: loss, gradients, clipping and the optimiser's update."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from numbarnn.engine.guards import WRITE, Guards, Hold, use_guards
-from numbarnn.layers.chain import Chain
-from numbarnn.layers.passes import Buffers
-from numbarnn.training.clipping import clipping_of, global_norm
+from numbarnn.training.clipping import clipping_of
 from numbarnn.training.data import Batch, LabelledSamples
 from numbarnn.training.loss_kernels import LossKernel
 from numbarnn.training.losses import Loss
 from numbarnn.training.optimizers import Optimizer
+from numbarnn.training.recorded_input import RecordedInput
 from numbarnn.training.recorded_step import RecordedStep
 from numbarnn.training.update_kernels import UpdateKernel
 
@@ -92,25 +92,20 @@ class TrainingStep:
         clip_norm: float | None,
         clip_value: float | None,
     ) -> None:
-        self.layers, self.samples, self.loss, self.size = model.layers, samples, loss, size
+        self.model, self.samples, self.loss, self.size = model, samples, loss, size
         self.optimizer, self.clip_norm, self.clip_value = optimizer, clip_norm, clip_value
         self.dtype = model.dtype
-        self.trained = [layer for layer in self.layers if layer.count_parameters()]
-        self.gradients = [layer.flat_gradients for layer in self.trained]
-        self.values = [layer.flat_values for layer in self.trained]
-        self.stores = [layer.store for layer in self.layers]
+        trained = [layer for layer in model.layers if layer.count_parameters()]
+        self.gradients = [layer.flat_gradients for layer in trained]
+        self.values = [layer.flat_values for layer in trained]
+        self.stores = [layer.store for layer in model.layers]
         self.guards = Guards.together(store.guards for store in self.stores)
         self.state = optimizer.start(self.values)
         self.update_kernel = self._update_kernel()
         self.numbers = np.ones(2 + MOST_NUMBERS)
         self.numbers[0] = math.inf if clip_value is None else clip_value
-        self.recorded: dict[tuple[int, int], RecordedStep] = {}
-        # A model whose layers are not one behind the other is not recorded: its passes run one by one.
-        graph = model.new_graph(training=True)
-        self.graph: Any = None if isinstance(graph, Chain) else graph
-        if self.graph is None:
-            self.longest = int(samples.steps.lengths.max())
-        self.buffers = Buffers(self.dtype)
+        self.recorded: dict[tuple[int, ...], RecordedStep] = {}
+        self.longest = [int(part.steps.lengths.max()) for part in samples.parts]
         self._begin_epoch()
 
     def loss_kernel(self) -> tuple[LossKernel, tuple[float, ...]] | None:
@@ -141,25 +136,21 @@ class TrainingStep:
         hold = Hold(self.guards)
         try:
             hold.take(WRITE)
-            if self.graph is None:
-                norm = self._run_recorded(rows, seed, learning_rate, place)
-            else:
-                norm = self._run_graph(rows, seed, learning_rate, place)
+            norm = self._run(rows, seed, learning_rate, place)
         finally:
             use_guards(*hold.way_out)
         self.norms += norm
         self.steps += 1
 
-    def _run_recorded(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> float:
-        """`step` by a recorded program; the norm of the gradient."""
-        lengths = self.samples.steps.lengths.take(rows)
-        total = int(lengths.sum())
-        recorded = self._recorded_for(lengths, total)
+    def _run(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> float:
+        """`step` with the guards; the norm of the gradient."""
+        lengths = [part.steps.lengths.take(rows) for part in self.samples.parts]
+        recorded = self._recorded_for(lengths)
         if self.update_kernel is not None:
             numbers = self.optimizer.numbers_at(self.state.step + 1, learning_rate)
             self.numbers[2 : 2 + len(numbers)] = numbers
         self._count_change()
-        is_finite = recorded.run(rows, lengths, total, seed)
+        is_finite = recorded.run(rows, lengths, seed)
         loss, score, scale, weight, norm = recorded.outcome.tolist()
         if not is_finite:
             check_for_divergence(loss * scale, norm, place, learning_rate)
@@ -171,48 +162,29 @@ class TrainingStep:
         self.metrics.add_sums(loss, weight, score, recorded.count)
         return norm
 
-    def _run_graph(self, rows: np.ndarray, seed: int, learning_rate: float, place: str) -> float:
-        """`step` pass by pass; the norm of the gradient."""
-        loss = self._compute(self.samples.batch(rows), seed)
-        norm = global_norm(self.gradients)
-        check_for_divergence(loss, norm, place, learning_rate)
-        clipping = clipping_of(self.gradients, norm, self.clip_norm, self.clip_value)
-        self._count_change()
-        self.optimizer.update(self.state, self.values, self.gradients, learning_rate, *clipping)
-        return norm
-
     def _count_change(self) -> None:
         """The parameters change: right before they do, for an interrupt may come right after."""
         for store in self.stores:
             store.count_change()
 
-    def _compute(self, batch: Batch, seed: int) -> float:
-        """Loss and gradients of one batch; returns the loss."""
-        layout, y = self.graph.prepare(batch.layout, batch.x, seed)
-        dy = self.buffers.matrix("dy", y.shape[0], y.shape[1])
-        losses, scores = np.empty(layout.total), np.empty(layout.total)
-        scale = 1.0 / batch.total_weight if batch.total_weight > 0.0 else 0.0
-        self.graph.prepare_backward(dy)
-        self.graph.forward()
-        self.loss.rows(
-            y, self.size, batch.targets, batch.weights, scale, losses, scores, dy,
-            layout.active, layout.offset, 0, layout.rows,
-        )  # fmt: skip
-        self.graph.backward()
-        return self.metrics.add(losses, scores, batch) * scale
-
-    def _recorded_for(self, lengths: np.ndarray, total: int) -> RecordedStep:
+    def _recorded_for(self, lengths: Sequence[np.ndarray]) -> RecordedStep:
         """What was recorded for batches like this one, or is recorded now.
 
         Kernels walk over all steps that there is room for: at most twice those of the batch.
         """
-        steps = int(lengths.max())
-        steps = min(1 << (steps - 1).bit_length(), self.longest)
-        key = lengths.size, steps
+        counts = [
+            min(1 << (int(own.max()) - 1).bit_length(), longest)
+            for own, longest in zip(lengths, self.longest, strict=True)
+        ]
+        totals = [int(own.sum()) for own in lengths]
+        key = lengths[0].size, *counts
         recorded = self.recorded.get(key)
-        if recorded is None or not recorded.is_valid(total):
-            room = min(total + int(ROOM * total), lengths.size * steps)
-            recorded = self.recorded[key] = RecordedStep(self, lengths, steps, room)
+        if recorded is None or not recorded.is_valid(totals):
+            inputs = [
+                RecordedInput(part, own, steps, min(total + int(ROOM * total), own.size * steps))
+                for part, own, steps, total in zip(self.samples.parts, lengths, counts, totals, strict=True)
+            ]
+            recorded = self.recorded[key] = RecordedStep(self, inputs)
         return recorded
 
     def leave(self) -> None:

@@ -5,11 +5,12 @@ import numpy as np
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_transposed
+from numbarnn.engine.sums import add_up, blocks_ended, end_block
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count, select
+from numbarnn.jit.vectors import lane_count, select, zero_like
 
 IDENTITY, TANH, RELU, SIGMOID = range(4)
 ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
@@ -92,34 +93,51 @@ def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zero
 
 @inlined
 def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
-    width, total = lane_count(dsums), offset[offset.size - 1]
+    width, total, stride = lane_count(dsums), offset[offset.size - 1], dsums.shape[1]
     inputs, panel = dpanels.shape[1], dpanels.shape[2]
-    vectors = panel // width
-    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, dsums.shape[1] // width)
+    vectors, size, levels = panel // width, inputs * panel, dbias.size // stride
+    level_size = dpanels.size // levels
+    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, stride // width)
     chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
     for vector in range(first_vector, stop_vector, vectors):
         count = min(vectors, stop_vector - vector)
         target = vector // vectors
-        for k in range(inputs):
-            for place in range(panel):
-                dpanels[target, k, place] = 0.0
-        for column in range(vector * width, (vector + count) * width):
-            dbias[column] = 0.0
+        first_column, stop_column = vector * width, (vector + count) * width
+        for level in range(levels):
+            begin = level * level_size + target * size
+            for i in range(begin, begin + size, width):
+                store(dpanels, i, zero_like(load(dpanels, i)))
+            for column in range(level * stride + first_column, level * stride + stop_column):
+                dbias[column] = 0.0
         for begin in range(0, total, WEIGHT_CHUNK_ROWS):
             rows = min(WEIGHT_CHUNK_ROWS, total - begin)
+            pairs = rows // 2 * 2
             for v in range(count):
-                column = (vector + v) * width
-                column_sum = load(dbias, column)
-                for k in range(rows):
-                    values = load(dsums, (begin + k) * dsums.shape[1] + column)
-                    store(chunk, k * panel + v * width, values)
-                    column_sum = column_sum + values
-                store(dbias, column, column_sum)
+                column, place = first_column + v * width, v * width
+                even = odd = zero_like(load(dbias, column))
+                for k in range(0, pairs, 2):
+                    values = load(dsums, (begin + k) * stride + column)
+                    store(chunk, k * panel + place, values)
+                    even = even + values
+                    values = load(dsums, (begin + k + 1) * stride + column)
+                    store(chunk, (k + 1) * panel + place, values)
+                    odd = odd + values
+                for k in range(pairs, rows):
+                    values = load(dsums, (begin + k) * stride + column)
+                    store(chunk, k * panel + place, values)
+                    even = even + values
+                store(dbias, column, load(dbias, column) + (even + odd))
             multiply(
-                dpanels, target * inputs * panel, panel, dpanels, target * inputs * panel, panel, panel,
+                dpanels, target * size, panel, dpanels, target * size, panel, panel,
                 inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
                 chunk, 0, panel, panel, vectors, 0, count,
             )  # fmt: skip
+            blocks = blocks_ended(begin + rows, total)
+            if blocks > 0:
+                end_block(dpanels, target * size, (target + 1) * size, level_size, blocks)
+                end_block(dbias, first_column, stop_column, stride, blocks)
+        add_up(dpanels, level_size, target * size, (target + 1) * size)
+        add_up(dbias, stride, first_column, stop_column)
     unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
     for column in range(first_vector * width, min(stop_vector * width, dbias_out.size)):
         dbias_out[column] = dbias[column]
@@ -130,7 +148,8 @@ def dense_weight_gradients(team, cuts, x, dsums, offset, dpanels, padded_dbias, 
     """dweight and dbias; `cuts` are between the panels of one part and the next.
 
     Sums run over the valid steps, of which the last number of `offset` says how many there are, in their
-    order in memory, whatever the number of threads.
+    order in memory and in blocks (``engine/sums.py``), whatever the number of threads. `dpanels` and
+    `padded_dbias` have one level after the other.
     """
     fork(team, cuts.size - 1, _weight_gradient_panels, cuts, x, dsums, offset, dpanels, padded_dbias,
          column_map, dweight, dbias)  # fmt: skip

@@ -9,6 +9,7 @@ from numbarnn.engine.rows import check_rows, write_rows
 from numbarnn.engine.scan import backward, weight_gradients
 from numbarnn.engine.scan.arguments import Partials
 from numbarnn.engine.states import add_to_state, clear, export_states, import_states, sum_rows
+from numbarnn.engine.sums import level_count
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.plan import Plan
@@ -179,10 +180,10 @@ class BackwardRecorder(Recorder):
         return [sums, collected, record(sum_rows, parts, dvectors)]
 
     def _packed_gradients(self, k):
-        """Gradients in the form of the packed weights, one partial sum after the other: input, recurrent,
-        bias."""
-        weights, partials = self.plan.packed[k].weights, self.plan.sharing.partial_count
-        buffers = self.plan.buffers
+        """Gradients in the form of the packed weights, one partial sum after the other, in as many levels as
+        the steps need: input, recurrent, bias."""
+        weights, buffers = self.plan.packed[k].weights, self.plan.buffers
+        partials = self.plan.sharing.partial_count * level_count(self.bands.capacity.total)
         dinput, drecurrent = (
             buffers.matrix((name, k), partials * len(panels), panels[0].size).reshape(-1, *panels.shape[1:])
             for name, panels in (("dinput", weights.input), ("drecurrent", weights.recurrent))

@@ -1,7 +1,10 @@
 """Pooling over time: the mean or the maximum of a sequence's valid steps."""
 
+import numpy as np
+
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import by_cuts
+from numbarnn.engine.sums import SUMMED_AT_ONCE
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import absolute, fma, lane_count, select, zero_like
@@ -10,25 +13,37 @@ from numbarnn.layers.stateless import StatelessLayer
 
 
 @inlined
-def _mean_forward_rows(part, cuts, x, y, lengths, active, offset):
+def _mean_forward_rows(part, cuts, x, y, sums, lengths, active, offset):
     row_start, row_stop = cuts[part], cuts[part + 1]
+    in_blocks = sums.shape[0] > 0
     for b in range(row_start, row_stop):
         for j in range(x.shape[1]):
             y[b, j] = 0.0
+        if in_blocks:
+            for j in range(x.shape[1]):
+                sums[b, j] = 0.0
     for t in range(active.size):
         for b in range(row_start, min(row_stop, active[t])):
             for j in range(x.shape[1]):
                 y[b, j] += x[offset[t] + b, j]
+            if in_blocks and (t + 1) % SUMMED_AT_ONCE == 0:
+                for j in range(x.shape[1]):
+                    sums[b, j] += y[b, j]
+                    y[b, j] = 0.0
     for b in range(row_start, row_stop):
         share = x.dtype.type(1.0 / lengths[b])
+        if in_blocks:
+            for j in range(x.shape[1]):
+                y[b, j] += sums[b, j]
         for j in range(x.shape[1]):
             y[b, j] *= share
 
 
 @kernel
-def _mean_forward(team, cuts, x, y, lengths, active, offset):
-    """y[b] = the mean over time of row b, summed in the order of time."""
-    fork(team, cuts.size - 1, _mean_forward_rows, cuts, x, y, lengths, active, offset)
+def _mean_forward(team, cuts, x, y, sums, lengths, active, offset):
+    """y[b] = the mean over time of row b, summed in the order of time: `SUMMED_AT_ONCE` steps in y itself,
+    and these sums in `sums` (float64), which has no rows where no sequence is longer."""
+    fork(team, cuts.size - 1, _mean_forward_rows, cuts, x, y, sums, lengths, active, offset)
 
 
 @inlined
@@ -105,9 +120,13 @@ class PoolingPass(Pass):
 
 
 class MeanPass(PoolingPass):
+    def prepare(self, layout, x, seed):
+        self.sums = np.empty((layout.rows if layout.steps > SUMMED_AT_ONCE else 0, x.shape[1]))
+        return super().prepare(layout, x, seed)
+
     def forward_work(self):
         layout = self.layout
-        arguments = self.x, self.y, layout.lengths, layout.active, layout.offset
+        arguments = self.x, self.y, self.sums, layout.lengths, layout.active, layout.offset
         return [by_cuts(_mean_forward, self.cuts, *arguments)]
 
     def backward_work(self):

@@ -198,7 +198,8 @@ class CrossEntropy(Loss):
         logits = _as_array(outputs)
         with np.errstate(all="ignore"):  # inf - inf: NaN tells of it
             powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+            total = powers.sum(axis=-1, keepdims=True, dtype=np.float64)
+            probabilities: np.ndarray = powers / total.astype(powers.dtype)
         return probabilities
 
     def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:

@@ -6,10 +6,11 @@ from numbarnn.cells import groups_at_once, product_width_of, sum_count_of
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_recurrent
+from numbarnn.engine.sums import add_up, blocks_ended, end_block
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count
+from numbarnn.jit.vectors import lane_count, zero_like
 
 
 @inlined
@@ -29,18 +30,25 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
     x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
     x_chunk_stride = x_stride + width
     k_stride = dsums.shape[1]
+    # What one level of the sums takes, of all partial sums together.
+    partial_count = partials.offset.size - 1
+    level_panels, level_columns = partial_count * weights.input.shape[0], partial_count * columns
     for job in range(job_cuts[part], job_cuts[part + 1]):
         partial, i = job // ranges, job % ranges
         first_group = panel_cuts[i] * block
         stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
         partial_panel, partial_column = partial * weights.input.shape[0], partial * columns
-        _clear(
-            dinput, drecurrent, dbias, partial_panel + first_group * product_width * width // panel,
-            partial_panel + (stop_group * product_width * width + panel - 1) // panel,
-            partial_column + first_group * sum_count * width, partial_column + stop_group * sum_count * width,
-        )  # fmt: skip
-        for begin in range(partials.offset[partial], partials.offset[partial + 1], WEIGHT_CHUNK_ROWS):
-            rows = min(WEIGHT_CHUNK_ROWS, partials.offset[partial + 1] - begin)
+        first_row, stop_row = partials.offset[partial], partials.offset[partial + 1]
+        for level in range(dinput.shape[0] // level_panels):
+            panel_begin, column = level * level_panels + partial_panel, level * level_columns + partial_column
+            _clear(
+                dinput, drecurrent, dbias, panel_begin + first_group * product_width * width // panel,
+                panel_begin + (stop_group * product_width * width + panel - 1) // panel,
+                column + first_group * sum_count * width, column + stop_group * sum_count * width,
+            )  # fmt: skip
+        for begin in range(first_row, stop_row, WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, stop_row - begin)
+            blocks = blocks_ended(begin + rows - first_row, stop_row - first_row)
             for k in range(rows):
                 source, target = partials.previous_rows[begin + k] * units, k * h_stride
                 for unit in range(0, units, width):
@@ -66,6 +74,14 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
                     hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
                     dsums, split * width, panel, k_stride, panel // width, 0, vectors,
                 )  # fmt: skip
+                if blocks > 0:
+                    stop_target = target + (vectors * width + panel - 1) // panel
+                    for sums in (dinput, drecurrent):
+                        size = sums.shape[1] * panel
+                        end_block(sums, target * size, stop_target * size, level_panels * size, blocks)
+                    column = partial_column + first * sum_count * width
+                    stop_column = column + (stop - first) * sum_count * width
+                    end_block(dbias, column, stop_column, level_columns, blocks)
 
 
 @kernel
@@ -73,7 +89,8 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
     """Gradients of the parameters of one layer and direction, still packed and as partial sums.
 
     The steps are divided among partial sums: a thread that went through the rows of one has them in its
-    cache. Within a partial sum, steps are added in the order given. Neither depends on the number of threads.
+    cache. Within a partial sum, steps are added in blocks (``engine/sums.py``) in the order given. Neither
+    depends on the number of threads.
 
     Parameters
     ----------
@@ -88,19 +105,10 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
         The steps of each partial sum, and their rows in `h` and `dgates`.
     packed : tuple of arrays
         Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
-        the other.
+        the other, and that again for each level of the sums.
     """
     fork(team, job_cuts.size - 1, _weight_gradient_jobs, job_cuts, panel_cuts, weights, inputs, h, dgates,
          partials, packed)  # fmt: skip
-
-
-@inlined
-def _add_partials(values, size, first, stop):
-    """The elements from `first` to `stop` of the first `size` get the sum of themselves and of what is
-    `size`, 2 `size` ... elements behind them."""
-    for partial_begin in range(size, values.size, size):
-        for i in range(first, stop, lane_count(values)):
-            store(values, i, load(values, i) + load(values, partial_begin + i))
 
 
 @inlined
@@ -118,8 +126,8 @@ def _collect_groups(part, cuts, weights, packed, input_map, recurrent_map, gradi
     )
     for values in (dinput, drecurrent):
         size = values.shape[1] * panel
-        _add_partials(values, weights.input.shape[0] * size, first_panel * size, stop_panel * size)
-    _add_partials(dbias, columns, first * sum_count * width, stop * sum_count * width)
+        add_up(values, weights.input.shape[0] * size, first_panel * size, stop_panel * size)
+    add_up(dbias, columns, first * sum_count * width, stop * sum_count * width)
     unpack_recurrent(
         dinput, drecurrent, dbias[:columns], input_map, recurrent_map, sum_count, first, stop, gradients
     )
@@ -127,7 +135,7 @@ def _collect_groups(part, cuts, weights, packed, input_map, recurrent_map, gradi
 
 @kernel
 def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gradients):
-    """Add up the partial sums of `weight_gradients`, and unpack them.
+    """Add up the partial sums of `weight_gradients` and their levels, and unpack them.
 
     Parameters
     ----------
@@ -158,12 +166,21 @@ def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, sto
 @noinline
 def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index):
     """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from an index
-    on."""
-    width = lane_count(dgates)
+    on. Even and odd rows are added by themselves, so that additions wait less for one another."""
+    width, stride, target_stride = lane_count(dgates), dgates.shape[1], dsums.shape[1]
+    pairs = rows.size // 2 * 2
     for column in range(first_column, stop_column, width):
-        total = load(dbias, bias_index + column)
-        for k in range(rows.size):
-            values = load(dgates, rows[k] * dgates.shape[1] + column)
-            store(dsums, k * dsums.shape[1] + column - first_column, values)
-            total = total + values
-        store(dbias, bias_index + column, total)
+        target = column - first_column
+        even = odd = zero_like(load(dbias, bias_index + column))
+        for k in range(0, pairs, 2):
+            values = load(dgates, rows[k] * stride + column)
+            store(dsums, k * target_stride + target, values)
+            even = even + values
+            values = load(dgates, rows[k + 1] * stride + column)
+            store(dsums, (k + 1) * target_stride + target, values)
+            odd = odd + values
+        for k in range(pairs, rows.size):
+            values = load(dgates, rows[k] * stride + column)
+            store(dsums, k * target_stride + target, values)
+            even = even + values
+        store(dbias, bias_index + column, load(dbias, bias_index + column) + (even + odd))

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-from conftest import assert_same, sized
+from conftest import assert_same, on_gpu, sized
 
 import numbarnn
-from numbarnn.engine.sums import BLOCK_ROWS, BLOCKS_AT_ONCE, ONE_BLOCK_ROWS, SUMMED_AT_ONCE, level_count
+from numbarnn.engine.sums import BLOCK_ROWS, LEVELS, ONE_BLOCK_ROWS, SUMMED_AT_ONCE, level_count
 from numbarnn.training.clipping import global_norm
 from numbarnn.training.losses import CrossEntropy
 
 STEPS = sized(1_000_000, 3 * SUMMED_AT_ONCE + 1)
 ALLOWED = 1e-5  # a plain sum is off by a thousand times that
 TENTH = np.float32(0.1)
-THREADS = [1, 2, 3]
+THREADS = [1, 2, 5]
 
 
 def off(value, expected):
@@ -107,15 +107,36 @@ def test_probabilities_of_a_million_classes(order):
     assert off(found[:, 1:], power / (1.0 + (STEPS - 1) * power)) < ALLOWED
 
 
+@pytest.mark.cuda
+@on_gpu
+@pytest.mark.parametrize("rows", [SUMMED_AT_ONCE - 1, SUMMED_AT_ONCE, 3 * SUMMED_AT_ONCE + 5])
+def test_sums_in_blocks_on_a_gpu(rows, monkeypatch):
+    """As if few rows were many: gradients beside those of the CPU."""
+    from numbarnn.engine.cuda import matmul
+    from numbarnn.layers.cuda import passes
+
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((1, rows, 2)), rng.standard_normal((1, rows, 3))
+    for module in (matmul, passes):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 8)
+    found = {}
+    for device in ("cpu", "cuda"):
+        layer = numbarnn.Dense(3, device=device, dtype="float64")
+        found[device] = layer_gradients(layer, x, dy)
+    for name, gradient in found["cpu"].items():
+        np.testing.assert_allclose(found["cuda"][name], gradient, rtol=0, atol=1e-12, err_msg=name)
+
+
 # ---- one order, whatever the threads and the buffers ------------------------------------------------------
 
 # At, before and behind the ends of blocks.
+# An even number is of two sequences, and of recurrent layers two partial sums.
 ROW_COUNTS = [BLOCK_ROWS + 1, ONE_BLOCK_ROWS, ONE_BLOCK_ROWS + 1, 2 * ONE_BLOCK_ROWS,
-              BLOCKS_AT_ONCE * BLOCK_ROWS, BLOCKS_AT_ONCE * BLOCK_ROWS + 1]  # fmt: skip
+              2 * ONE_BLOCK_ROWS + 2, 2 * ONE_BLOCK_ROWS + 3]  # fmt: skip
 
 
 def test_levels_come_as_they_are_needed():
-    assert [level_count(rows) for rows in ROW_COUNTS] == [1, 1, 2, 2, 2, 3]
+    assert [level_count(rows) for rows in ROW_COUNTS] == [1, 1, LEVELS, LEVELS, LEVELS, LEVELS]
     assert level_count(1) == 1
 
 

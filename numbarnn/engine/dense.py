@@ -5,12 +5,20 @@ import numpy as np
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_transposed
-from numbarnn.engine.sums import add_up, blocks_ended, end_block
+from numbarnn.engine.sums import (
+    BLOCK_ROWS,
+    LEVELS,
+    ONE_BLOCK_ROWS,
+    SUMMED_AT_ONCE,
+    end_block,
+    end_sum,
+    move_block,
+)
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count, select, zero_like
+from numbarnn.jit.vectors import lane_count, select
 
 IDENTITY, TANH, RELU, SIGMOID = range(4)
 ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
@@ -95,49 +103,46 @@ def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zero
 def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
     width, total, stride = lane_count(dsums), offset[offset.size - 1], dsums.shape[1]
     inputs, panel = dpanels.shape[1], dpanels.shape[2]
-    vectors, size, levels = panel // width, inputs * panel, dbias.size // stride
-    level_size = dpanels.size // levels
+    vectors = panel // width
     first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, stride // width)
+    is_long = total > ONE_BLOCK_ROWS
+    run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
+    level_size = dpanels.size // LEVELS
     chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
     for vector in range(first_vector, stop_vector, vectors):
         count = min(vectors, stop_vector - vector)
         target = vector // vectors
-        first_column, stop_column = vector * width, (vector + count) * width
-        for level in range(levels):
-            begin = level * level_size + target * size
-            for i in range(begin, begin + size, width):
-                store(dpanels, i, zero_like(load(dpanels, i)))
-            for column in range(level * stride + first_column, level * stride + stop_column):
+        for k in range(inputs):
+            for place in range(panel):
+                dpanels[target, k, place] = 0.0
+        for level in range(LEVELS if is_long else 1):
+            for column in range(level * stride + vector * width, level * stride + (vector + count) * width):
                 dbias[column] = 0.0
         for begin in range(0, total, WEIGHT_CHUNK_ROWS):
             rows = min(WEIGHT_CHUNK_ROWS, total - begin)
-            pairs = rows // 2 * 2
             for v in range(count):
-                column, place = first_column + v * width, v * width
-                even = odd = zero_like(load(dbias, column))
-                for k in range(0, pairs, 2):
-                    values = load(dsums, (begin + k) * stride + column)
-                    store(chunk, k * panel + place, values)
-                    even = even + values
-                    values = load(dsums, (begin + k + 1) * stride + column)
-                    store(chunk, (k + 1) * panel + place, values)
-                    odd = odd + values
-                for k in range(pairs, rows):
-                    values = load(dsums, (begin + k) * stride + column)
-                    store(chunk, k * panel + place, values)
-                    even = even + values
-                store(dbias, column, load(dbias, column) + (even + odd))
+                column = (vector + v) * width
+                for first_row in range(0, rows, run_rows):
+                    column_sum = load(dbias, column)
+                    for k in range(first_row, min(first_row + run_rows, rows)):
+                        values = load(dsums, (begin + k) * stride + column)
+                        store(chunk, k * panel + v * width, values)
+                        column_sum = column_sum + values
+                    store(dbias, column, column_sum)
+                    if is_long:
+                        move_block(dbias, column, stride)
             multiply(
-                dpanels, target * size, panel, dpanels, target * size, panel, panel,
+                dpanels, target * inputs * panel, panel, dpanels, target * inputs * panel, panel, panel,
                 inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
                 chunk, 0, panel, panel, vectors, 0, count,
             )  # fmt: skip
-            blocks = blocks_ended(begin + rows, total)
-            if blocks > 0:
-                end_block(dpanels, target * size, (target + 1) * size, level_size, blocks)
-                end_block(dbias, first_column, stop_column, stride, blocks)
-        add_up(dpanels, level_size, target * size, (target + 1) * size)
-        add_up(dbias, stride, first_column, stop_column)
+            done = begin + rows
+            if is_long and done < total and done % BLOCK_ROWS == 0:
+                first, stop = target * inputs * panel, (target + 1) * inputs * panel
+                end_block(dpanels, first, stop, level_size, done == BLOCK_ROWS)
+        if is_long:
+            end_sum(dpanels, target * inputs * panel, (target + 1) * inputs * panel, level_size)
+            end_sum(dbias, vector * width, (vector + count) * width, stride)
     unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
     for column in range(first_vector * width, min(stop_vector * width, dbias_out.size)):
         dbias_out[column] = dbias[column]
@@ -148,8 +153,8 @@ def dense_weight_gradients(team, cuts, x, dsums, offset, dpanels, padded_dbias, 
     """dweight and dbias; `cuts` are between the panels of one part and the next.
 
     Sums run over the valid steps, of which the last number of `offset` says how many there are, in their
-    order in memory and in blocks (``engine/sums.py``), whatever the number of threads. `dpanels` and
-    `padded_dbias` have one level after the other.
+    order in memory, in blocks if they are many (``engine/sums.py``), whatever the number of threads.
+    `dpanels` and `padded_dbias` have one level after the other.
     """
     fork(team, cuts.size - 1, _weight_gradient_panels, cuts, x, dsums, offset, dpanels, padded_dbias,
          column_map, dweight, dbias)  # fmt: skip

@@ -1,60 +1,63 @@
-"""Sums over many rows, in blocks: none adds one small number after the other to a large one.
+"""Sums over many rows: none adds one small number after the other to a large one.
 
-In float32 a plain sum of a million equal numbers is off by a per cent. So a sum of rows is kept in up to
-three *levels*, arrays that follow one another: level 0 takes the rows of a block, level 1 the sums of blocks,
-level 2 the sums of `BLOCKS_AT_ONCE` blocks. At the end the levels are added up. When a block ends depends on
-the number of rows alone, and a sum that fits one level is the same where there are three.
+In float32 a plain sum of a million equal numbers is off by a per cent. So the rows of a long sum are added up
+in *blocks*, each as short sums are, and the sums of blocks in twice the precision: by two numbers, `high` and
+`low`, of which the second gets what rounding takes from the first (D. E. Knuth, The Art of Computer
+Programming, volume 2, section 4.2.2, theorem B). They stand one and two *levels* behind the sum of the block:
+a level is an array as large as the sums. Where a block ends depends on the number of rows alone.
 """
 
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.compile_cache import inlined, noinline
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count, zero_like
+from numbarnn.jit.vectors import absolute, lane_count, select, zero_like
 
-# A block is a few of the chunks that rows come in. Its rows are added one by one: off by 4e-6 at worst.
+# Rows of a block of a matrix product, a few of the chunks that they come in. Added one by one they are off by
+# 4e-6 at worst, where all numbers are alike.
 BLOCK_ROWS = max(1, 256 // WEIGHT_CHUNK_ROWS) * WEIGHT_CHUNK_ROWS
-BLOCKS_AT_ONCE = 32
-# Up to here one block is enough: small batches pay for no levels.
+# Up to here one block is enough: small batches pay nothing.
 ONE_BLOCK_ROWS = 4 * BLOCK_ROWS
-# Numbers added one by one in plain loops: off by 1e-6 at worst.
+LEVELS = 3
+# Numbers that are added one by one where a block costs next to nothing: off by 1e-6 at worst.
 SUMMED_AT_ONCE = 64
 
 
 def level_count(rows: int) -> int:
     """Levels of a sum of at most so many rows."""
-    return 1 + (rows > ONE_BLOCK_ROWS) + (rows > BLOCKS_AT_ONCE * BLOCK_ROWS)
+    return LEVELS if rows > ONE_BLOCK_ROWS else 1
 
 
 @inlined
-def blocks_ended(rows, total):
-    """How many blocks there are when so many rows of all are added, if one ends there and more rows follow;
-    else 0."""
-    if total <= ONE_BLOCK_ROWS or rows >= total or rows % BLOCK_ROWS != 0:
-        return 0
-    return rows // BLOCK_ROWS
-
-
-@inlined
-def _move(values, first, stop, distance):
-    for i in range(first, stop, lane_count(values)):
-        value = load(values, i)
-        store(values, distance + i, load(values, distance + i) + value)
-        store(values, i, zero_like(value))
+def move_block(values, i, level_size):
+    """The vector at `i`, the sum of a block, is added to the levels behind it and begins anew."""
+    block, high = load(values, i), load(values, i + level_size)
+    total = high + block
+    of_block = total - high
+    rounded_off = (high - (total - of_block)) + (block - of_block)
+    store(values, i, zero_like(block))
+    store(values, i + level_size, total)
+    store(values, i + 2 * level_size, load(values, i + 2 * level_size) + rounded_off)
 
 
 @noinline
-def end_block(values, first, stop, level_size, blocks):
-    """The elements `first` to `stop` of level 0 are added to those of level 1, `level_size` elements on,
-    and begin anew; where `blocks` blocks fill level 1, so does that with level 2."""
-    _move(values, first, stop, level_size)
-    if blocks % BLOCKS_AT_ONCE == 0:
-        _move(values, level_size + first, level_size + stop, level_size)
+def end_block(values, first, stop, level_size, is_first):
+    """`move_block` of the elements `first` to `stop`; what stands behind those of the first block counts for
+    nothing."""
+    for i in range(first, stop, lane_count(values)):
+        if is_first:
+            block = load(values, i)
+            store(values, i, zero_like(block))
+            store(values, i + level_size, block)
+            store(values, i + 2 * level_size, zero_like(block))
+        else:
+            move_block(values, i, level_size)
 
 
-@inlined
-def add_up(values, size, first, stop):
-    """The elements from `first` to `stop` of the first `size` get the sum of themselves and of what is
-    `size`, 2 `size` ... elements behind them."""
-    for begin in range(size, values.size, size):
-        for i in range(first, stop, lane_count(values)):
-            store(values, i, load(values, i) + load(values, begin + i))
+@noinline
+def end_sum(values, first, stop, level_size):
+    """The elements `first` to `stop`, sums of the last block, become those of all."""
+    for i in range(first, stop, lane_count(values)):
+        low = load(values, i + 2 * level_size)
+        # NaN where the sum is infinite, which it shall stay.
+        low = select(absolute(low) >= 0.0, low, 0.0)
+        store(values, i, load(values, i + level_size) + (load(values, i) + low))

@@ -86,7 +86,7 @@ class DensePass(Pass):
         levels = level_count(layout.total)
         dpanels = self.buffers.matrix("dpanels", levels * panels, store.panels[0].size)
         dpanels = dpanels.reshape(-1, *store.panels.shape[1:])
-        dbias = self.buffers.matrix("dbias", 1, levels * self.y.shape[1])[0]
+        dbias = self.buffers.matrix("dbias", levels, self.y.shape[1]).reshape(-1)
         return [
             by_cuts(
                 dense_backward, self.cuts, self.y, self.dy, self.dsums, self.layer.activation_code,

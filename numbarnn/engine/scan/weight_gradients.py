@@ -6,11 +6,19 @@ from numbarnn.cells import groups_at_once, product_width_of, sum_count_of
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_recurrent
-from numbarnn.engine.sums import add_up, blocks_ended, end_block
+from numbarnn.engine.sums import (
+    BLOCK_ROWS,
+    LEVELS,
+    ONE_BLOCK_ROWS,
+    SUMMED_AT_ONCE,
+    end_block,
+    end_sum,
+    move_block,
+)
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count, zero_like
+from numbarnn.jit.vectors import lane_count
 
 
 @inlined
@@ -30,7 +38,7 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
     x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
     x_chunk_stride = x_stride + width
     k_stride = dsums.shape[1]
-    # What one level of the sums takes, of all partial sums together.
+    # A level has all partial sums.
     partial_count = partials.offset.size - 1
     level_panels, level_columns = partial_count * weights.input.shape[0], partial_count * columns
     for job in range(job_cuts[part], job_cuts[part + 1]):
@@ -39,16 +47,16 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
         stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
         partial_panel, partial_column = partial * weights.input.shape[0], partial * columns
         first_row, stop_row = partials.offset[partial], partials.offset[partial + 1]
-        for level in range(dinput.shape[0] // level_panels):
-            panel_begin, column = level * level_panels + partial_panel, level * level_columns + partial_column
-            _clear(
-                dinput, drecurrent, dbias, panel_begin + first_group * product_width * width // panel,
-                panel_begin + (stop_group * product_width * width + panel - 1) // panel,
-                column + first_group * sum_count * width, column + stop_group * sum_count * width,
-            )  # fmt: skip
+        is_long = stop_row - first_row > ONE_BLOCK_ROWS
+        _clear(
+            dinput, drecurrent, dbias, partial_panel + first_group * product_width * width // panel,
+            partial_panel + (stop_group * product_width * width + panel - 1) // panel,
+            partial_column + first_group * sum_count * width, partial_column + stop_group * sum_count * width,
+            level_columns, LEVELS if is_long else 1,
+        )  # fmt: skip
         for begin in range(first_row, stop_row, WEIGHT_CHUNK_ROWS):
             rows = min(WEIGHT_CHUNK_ROWS, stop_row - begin)
-            blocks = blocks_ended(begin + rows - first_row, stop_row - first_row)
+            done, is_last = begin + rows - first_row, begin + rows == stop_row
             for k in range(rows):
                 source, target = partials.previous_rows[begin + k] * units, k * h_stride
                 for unit in range(0, units, width):
@@ -60,7 +68,7 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
                 stop = min(first + block, stop_group)
                 _copy_and_sum(
                     dgates, partials.gate_rows[begin : begin + rows], first * sum_count * width,
-                    stop * sum_count * width, dsums, dbias, partial_column,
+                    stop * sum_count * width, dsums, dbias, partial_column, is_long, level_columns,
                 )  # fmt: skip
                 vectors = (stop - first) * product_width
                 target = partial_panel + first * product_width * width // panel
@@ -74,14 +82,20 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
                     hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
                     dsums, split * width, panel, k_stride, panel // width, 0, vectors,
                 )  # fmt: skip
-                if blocks > 0:
+                if is_long and (is_last or done % BLOCK_ROWS == 0):
                     stop_target = target + (vectors * width + panel - 1) // panel
                     for sums in (dinput, drecurrent):
                         size = sums.shape[1] * panel
-                        end_block(sums, target * size, stop_target * size, level_panels * size, blocks)
-                    column = partial_column + first * sum_count * width
-                    stop_column = column + (stop - first) * sum_count * width
-                    end_block(dbias, column, stop_column, level_columns, blocks)
+                        start, end, level_size = target * size, stop_target * size, level_panels * size
+                        if is_last:
+                            end_sum(sums, start, end, level_size)
+                        else:
+                            end_block(sums, start, end, level_size, done == BLOCK_ROWS)
+        if is_long:
+            end_sum(
+                dbias, partial_column + first_group * sum_count * width,
+                partial_column + stop_group * sum_count * width, level_columns,
+            )  # fmt: skip
 
 
 @kernel
@@ -89,8 +103,8 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
     """Gradients of the parameters of one layer and direction, still packed and as partial sums.
 
     The steps are divided among partial sums: a thread that went through the rows of one has them in its
-    cache. Within a partial sum, steps are added in blocks (``engine/sums.py``) in the order given. Neither
-    depends on the number of threads.
+    cache. Within a partial sum, steps are added in the order given, in blocks if they are many
+    (``engine/sums.py``). Neither depends on the number of threads.
 
     Parameters
     ----------
@@ -105,10 +119,19 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
         The steps of each partial sum, and their rows in `h` and `dgates`.
     packed : tuple of arrays
         Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
-        the other, and that again for each level of the sums.
+        the other; behind them the other levels of the sums, if one may have more than a block.
     """
     fork(team, job_cuts.size - 1, _weight_gradient_jobs, job_cuts, panel_cuts, weights, inputs, h, dgates,
          partials, packed)  # fmt: skip
+
+
+@inlined
+def _add_partials(values, size, first, stop):
+    """The elements from `first` to `stop` of the first `size` get the sum of themselves and of what is
+    `size`, 2 `size` ... elements behind them."""
+    for partial_begin in range(size, values.size, size):
+        for i in range(first, stop, lane_count(values)):
+            store(values, i, load(values, i) + load(values, partial_begin + i))
 
 
 @inlined
@@ -126,8 +149,8 @@ def _collect_groups(part, cuts, weights, packed, input_map, recurrent_map, gradi
     )
     for values in (dinput, drecurrent):
         size = values.shape[1] * panel
-        add_up(values, weights.input.shape[0] * size, first_panel * size, stop_panel * size)
-    add_up(dbias, columns, first * sum_count * width, stop * sum_count * width)
+        _add_partials(values, weights.input.shape[0] * size, first_panel * size, stop_panel * size)
+    _add_partials(dbias, columns, first * sum_count * width, stop * sum_count * width)
     unpack_recurrent(
         dinput, drecurrent, dbias[:columns], input_map, recurrent_map, sum_count, first, stop, gradients
     )
@@ -135,14 +158,14 @@ def _collect_groups(part, cuts, weights, packed, input_map, recurrent_map, gradi
 
 @kernel
 def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gradients):
-    """Add up the partial sums of `weight_gradients` and their levels, and unpack them.
+    """Add up the partial sums of `weight_gradients`, and unpack them.
 
     Parameters
     ----------
     team, cuts
         The threads, and the cuts between the panels of one part and the next.
     packed : tuple of arrays
-        From `weight_gradients`.
+        From `weight_gradients`, without the other levels.
     input_map, recurrent_map : int64 arrays
         The column maps of the packed weights.
     gradients : tuple of arrays
@@ -152,35 +175,33 @@ def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gra
 
 
 @noinline
-def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column):
+def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column, level_columns,
+           levels):  # fmt: skip
+    """Zeros in a range of panels, and of columns of the bias at all levels."""
     for panel in range(first_panel, stop_panel):
         for column in range(dinput.shape[2]):
             for k in range(dinput.shape[1]):
                 dinput[panel, k, column] = 0.0
             for k in range(drecurrent.shape[1]):
                 drecurrent[panel, k, column] = 0.0
-    for column in range(first_column, stop_column):
-        dbias[column] = 0.0
+    for level in range(levels):
+        for column in range(level * level_columns + first_column, level * level_columns + stop_column):
+            dbias[column] = 0.0
 
 
 @noinline
-def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index):
+def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index, is_long, level_columns):
     """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from an index
-    on. Even and odd rows are added by themselves, so that additions wait less for one another."""
+    on."""
     width, stride, target_stride = lane_count(dgates), dgates.shape[1], dsums.shape[1]
-    pairs = rows.size // 2 * 2
+    run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
     for column in range(first_column, stop_column, width):
-        target = column - first_column
-        even = odd = zero_like(load(dbias, bias_index + column))
-        for k in range(0, pairs, 2):
-            values = load(dgates, rows[k] * stride + column)
-            store(dsums, k * target_stride + target, values)
-            even = even + values
-            values = load(dgates, rows[k + 1] * stride + column)
-            store(dsums, (k + 1) * target_stride + target, values)
-            odd = odd + values
-        for k in range(pairs, rows.size):
-            values = load(dgates, rows[k] * stride + column)
-            store(dsums, k * target_stride + target, values)
-            even = even + values
-        store(dbias, bias_index + column, load(dbias, bias_index + column) + (even + odd))
+        for first_row in range(0, rows.size, run_rows):
+            total = load(dbias, bias_index + column)
+            for k in range(first_row, min(first_row + run_rows, rows.size)):
+                values = load(dgates, rows[k] * stride + column)
+                store(dsums, k * target_stride + column - first_column, values)
+                total = total + values
+            store(dbias, bias_index + column, total)
+            if is_long:
+                move_block(dbias, bias_index + column, level_columns)

@@ -5,7 +5,7 @@ import pytest
 from conftest import assert_same, on_gpu, sized
 
 import numbarnn
-from numbarnn.engine.sums import BLOCK_ROWS, LEVELS, ONE_BLOCK_ROWS, SUMMED_AT_ONCE, level_count
+from numbarnn.engine.sums import LEVEL_ROWS, LEVELS, ONE_BLOCK_ROWS, SUMMED_AT_ONCE, level_count
 from numbarnn.training.clipping import global_norm
 from numbarnn.training.losses import CrossEntropy
 
@@ -129,14 +129,14 @@ def test_sums_in_blocks_on_a_gpu(rows, monkeypatch):
 
 # ---- one order, whatever the threads and the buffers ------------------------------------------------------
 
-# At, before and behind the ends of blocks.
-# An even number is of two sequences, and of recurrent layers two partial sums.
-ROW_COUNTS = [BLOCK_ROWS + 1, ONE_BLOCK_ROWS, ONE_BLOCK_ROWS + 1, 2 * ONE_BLOCK_ROWS,
-              2 * ONE_BLOCK_ROWS + 2, 2 * ONE_BLOCK_ROWS + 3]  # fmt: skip
+# At, before and behind the ends of blocks and levels. An even number is of two sequences, and of recurrent
+# layers two partial sums.
+ROW_COUNTS = [ONE_BLOCK_ROWS - 1, ONE_BLOCK_ROWS + 1, 2 * ONE_BLOCK_ROWS + 2, LEVEL_ROWS, LEVEL_ROWS + 1,
+              2 * LEVEL_ROWS + 2, 2 * LEVEL_ROWS + 3]  # fmt: skip
 
 
 def test_levels_come_as_they_are_needed():
-    assert [level_count(rows) for rows in ROW_COUNTS] == [1, 1, LEVELS, LEVELS, LEVELS, LEVELS]
+    assert [level_count(rows) for rows in ROW_COUNTS] == [1, 1, 1, 1, LEVELS, LEVELS, LEVELS]
     assert level_count(1) == 1
 
 
@@ -170,7 +170,7 @@ MAKE = {
 @pytest.mark.parametrize("layer_name", MAKE)
 def test_bits_depend_neither_on_threads_nor_on_larger_buffers(layer_name, rows, set_threads):
     x, dy = random_problem(layer_name, rows, "float32")
-    larger = np.concatenate([x, x, x], axis=1), np.concatenate([dy, dy, dy], axis=1)
+    larger = np.concatenate([x] * 9, axis=1), np.concatenate([dy] * 9, axis=1)
     results = []
     for threads in THREADS:
         set_threads(threads)
@@ -182,7 +182,7 @@ def test_bits_depend_neither_on_threads_nor_on_larger_buffers(layer_name, rows, 
         assert_same(other, results[0])
 
 
-@pytest.mark.parametrize("rows", [BLOCK_ROWS, ONE_BLOCK_ROWS + 1, 2 * ONE_BLOCK_ROWS + 4])
+@pytest.mark.parametrize("rows", [ONE_BLOCK_ROWS, 2 * ONE_BLOCK_ROWS + 4, 2 * LEVEL_ROWS + 2])
 @pytest.mark.parametrize("layer_name", ["Dense", "LSTM", "GRU"])
 def test_blocks_lose_no_row(layer_name, rows):
     """Dense beside NumPy's products; recurrent layers: a batch beside its rows one by one."""

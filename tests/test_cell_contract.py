@@ -459,6 +459,27 @@ def test_a_fit_of_other_cells_is_a_step_along_the_gradient(name):
         np.testing.assert_allclose(value, expected[key], rtol=1e-10, atol=1e-13, err_msg=key)
 
 
+@pytest.mark.parametrize("by_units", [False, True])
+def test_long_sums_of_vectors(by_units, set_threads, monkeypatch):
+    """What 200,000 equal steps give to a vector's gradient, beside float64."""
+    if by_units:
+        monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(sharing, "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER", 0)
+    set_threads(1 + by_units)
+    found = {}
+    for dtype in ("float32", "float64"):
+        layer = make_layer("peephole", 1, False, dtype=dtype)
+        layer.build(INPUTS, seed=3)
+        x = np.full((1, sized(200_000, 200), INPUTS), 0.1, dtype)
+        y, _ = layer.forward(x, training=True)
+        layer.backward(np.full(y.shape, 0.1, dtype))
+        assert layer.store._spare[True][0].plan.sharing.by_units == by_units
+        found[dtype] = {name: layer.gradients[name + "_l0"].copy() for name in layer.cell.vectors}
+    for name, gradient in found["float32"].items():
+        wanted = found["float64"][name]
+        assert np.max(np.abs(gradient - wanted)) < 1e-5 * np.max(np.abs(wanted)), name
+
+
 def test_vectors_start_at_0_or_as_biases():
     layer = make_layer("peephole", 1, True)
     assert layer.parameters["weight_co_l0_reverse"].shape == (HIDDEN,)

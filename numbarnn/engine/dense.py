@@ -5,11 +5,21 @@ import numpy as np
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_transposed
+from numbarnn.engine.sums import (
+    LEVEL_ROWS,
+    LEVELS,
+    ONE_BLOCK_ROWS,
+    SUMMED_AT_ONCE,
+    add_block,
+    clear_block,
+    end_level,
+    end_sum,
+)
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count, select
+from numbarnn.jit.vectors import lane_count, select, zero_like
 
 IDENTITY, TANH, RELU, SIGMOID = range(4)
 ACTIVATIONS = {None: IDENTITY, "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
@@ -92,34 +102,58 @@ def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zero
 
 @inlined
 def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
-    width, total = lane_count(dsums), offset[offset.size - 1]
+    width, total, stride = lane_count(dsums), offset[offset.size - 1], dsums.shape[1]
     inputs, panel = dpanels.shape[1], dpanels.shape[2]
-    vectors = panel // width
-    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, dsums.shape[1] // width)
+    vectors, size = panel // width, inputs * panel
+    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, stride // width)
+    is_long, has_levels, level_size = total > ONE_BLOCK_ROWS, total > LEVEL_ROWS, dpanels.size // LEVELS
+    run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
     chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
+    block = np.empty(size if is_long else 0, dsums.dtype)
+    clear_block(block)
     for vector in range(first_vector, stop_vector, vectors):
         count = min(vectors, stop_vector - vector)
         target = vector // vectors
+        first_column, stop_column = vector * width, (vector + count) * width
         for k in range(inputs):
             for place in range(panel):
                 dpanels[target, k, place] = 0.0
-        for column in range(vector * width, (vector + count) * width):
+        for column in range(first_column, stop_column):
             dbias[column] = 0.0
         for begin in range(0, total, WEIGHT_CHUNK_ROWS):
             rows = min(WEIGHT_CHUNK_ROWS, total - begin)
             for v in range(count):
-                column = (vector + v) * width
-                column_sum = load(dbias, column)
-                for k in range(rows):
-                    values = load(dsums, (begin + k) * dsums.shape[1] + column)
-                    store(chunk, k * panel + v * width, values)
-                    column_sum = column_sum + values
-                store(dbias, column, column_sum)
-            multiply(
-                dpanels, target * inputs * panel, panel, dpanels, target * inputs * panel, panel, panel,
-                inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
-                chunk, 0, panel, panel, vectors, 0, count,
-            )  # fmt: skip
+                column = first_column + v * width
+                so_far = load(dbias, column)
+                of_chunk = zero_like(so_far)
+                for first_row in range(0, rows, run_rows):
+                    column_sum = zero_like(so_far) if is_long else so_far
+                    for k in range(first_row, min(first_row + run_rows, rows)):
+                        values = load(dsums, (begin + k) * stride + column)
+                        store(chunk, k * panel + v * width, values)
+                        column_sum = column_sum + values
+                    of_chunk = of_chunk + column_sum
+                store(dbias, column, so_far + of_chunk if is_long else of_chunk)
+            if is_long:
+                multiply(
+                    block, 0, panel, block, 0, panel, panel, inputs, x, begin * x.shape[1], 1, x.shape[1], 1,
+                    rows, 0, chunk, 0, panel, panel, vectors, 0, count,
+                )  # fmt: skip
+                add_block(dpanels, target * size, (target + 1) * size, block)
+            else:
+                multiply(
+                    dpanels, target * size, panel, dpanels, target * size, panel, panel,
+                    inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
+                    chunk, 0, panel, panel, vectors, 0, count,
+                )  # fmt: skip
+            done = begin + rows
+            if has_levels and done < total and done % LEVEL_ROWS == 0:
+                is_first = done == LEVEL_ROWS
+                end_level(dpanels, target * size, (target + 1) * size, level_size, is_first)
+                end_level(dbias, first_column, stop_column, stride, is_first)
+        if has_levels:
+            end_sum(dpanels, target * size, (target + 1) * size, level_size)
+            end_sum(dbias, first_column, stop_column, stride)
     unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
     for column in range(first_vector * width, min(stop_vector * width, dbias_out.size)):
         dbias_out[column] = dbias[column]
@@ -130,7 +164,8 @@ def dense_weight_gradients(team, cuts, x, dsums, offset, dpanels, padded_dbias, 
     """dweight and dbias; `cuts` are between the panels of one part and the next.
 
     Sums run over the valid steps, of which the last number of `offset` says how many there are, in their
-    order in memory, whatever the number of threads.
+    order in memory, in blocks if they are many (``engine/sums.py``), whatever the number of threads.
+    `dpanels` and `padded_dbias` have one level after the other.
     """
     fork(team, cuts.size - 1, _weight_gradient_panels, cuts, x, dsums, offset, dpanels, padded_dbias,
          column_map, dweight, dbias)  # fmt: skip

@@ -90,17 +90,18 @@ def add_to_state(team, dstate, rows, dy, column, hidden):
 @inlined
 def _sum_rows(part, matrices, sums):
     for v in range(len(sums)):
-        matrix, total = matrices[v], sums[v]
-        for unit in range(total.size):
-            total[unit] = 0.0
-        for row in range(matrix.shape[0]):
-            for unit in range(total.size):
-                total[unit] += matrix[row, unit]
+        matrix = matrices[v]
+        for unit in range(sums[v].size):
+            total = 0.0
+            for row in range(matrix.shape[0]):
+                total += np.float64(matrix[row, unit])
+            sums[v][unit] = total
 
 
 @kernel
 def sum_rows(team, matrices, sums):
-    """Each array (H,) of `sums` gets the sum of the rows of its matrix (rows, at least H), in their order."""
+    """Each array (H,) of `sums` gets the sum of the rows of its matrix (rows, at least H), in float64 and
+    in their order."""
     fork(team, 1, _sum_rows, matrices, sums)
 
 

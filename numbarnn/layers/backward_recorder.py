@@ -9,6 +9,7 @@ from numbarnn.engine.rows import check_rows, write_rows
 from numbarnn.engine.scan import backward, weight_gradients
 from numbarnn.engine.scan.arguments import Partials
 from numbarnn.engine.states import add_to_state, clear, export_states, import_states, sum_rows
+from numbarnn.engine.sums import LEVELS, level_count
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, lanes, padded
 from numbarnn.layers.plan import Plan
@@ -34,7 +35,8 @@ class BackwardRecorder(Recorder):
     Attributes
     ----------
     dstates : list of tuples of arrays (at least B, H padded)
-        Gradients of the states, and each row's part of the gradients of the cell's vectors, for each k.
+        Gradients of the states, for each k, and each row's part of the gradients of the cell's vectors, with
+        all levels of their sums.
     dinputs : list of arrays (N, I padded) or None
         Gradients of the inputs of each level.
     """
@@ -49,8 +51,9 @@ class BackwardRecorder(Recorder):
         self.outer_in_bands = form is not None or bands.count == 1
         self.dstates = [
             tuple(
-                buffers.matrix(("d" + name, k), bands.dstate_row_count, plan.units)
-                for name in layer.cell.states + layer.cell.vectors
+                buffers.matrix(("d" + name, k), levels * bands.dstate_row_count, plan.units)
+                for names, levels in ((layer.cell.states, 1), (layer.cell.vectors, LEVELS))
+                for name in names
             )
             for k in range(plan.count)
         ]
@@ -67,11 +70,14 @@ class BackwardRecorder(Recorder):
 
     def calls(self) -> list[Call]:
         """All of backward: from the gradient of the outputs, or final states, to that of the inputs."""
-        return [self._clear_call(own) for own in self.dstates] + self._all_levels()
+        count = self.state_count
+        parts = [part for own in self.dstates for part in (own[:count], own[count:]) if part]
+        return [self._clear_call(part) for part in parts] + self._all_levels()
 
-    def _clear_call(self, own):
-        """Zeros in all rows of a tuple of gradients."""
-        return record(clear, own, np.arange(self.plan.bands.dstate_row_count))
+    @staticmethod
+    def _clear_call(part):
+        """Zeros in all rows of a tuple of gradients, which have as many."""
+        return record(clear, part, np.arange(len(part[0])))
 
     def caller_calls(self) -> list[Call]:
         """All of backward: from the caller's gradients of outputs and final states to those of inputs and
@@ -161,7 +167,7 @@ class BackwardRecorder(Recorder):
         threads = 1 if sharing.by_directions else sharing.threads
         ranges = min(-(-threads // sharing.partial_count), packed.blocks)
         jobs = sharing.partial_count * ranges
-        gradients = self._packed_gradients(k)
+        gradients, partial_sums = self._packed_gradients(k)
         previous_rows = bands.next_state_rows if direction else bands.state_rows
         sums = record(
             weight_gradients.weight_gradients, even_cuts(jobs, min(threads, jobs)),
@@ -170,7 +176,7 @@ class BackwardRecorder(Recorder):
         )  # fmt: skip
         collected = record(
             weight_gradients.collect_gradients, even_cuts(packed.blocks, min(threads, packed.blocks)),
-            packed.weights, gradients, packed.input_map, packed.recurrent_map,
+            packed.weights, partial_sums, packed.input_map, packed.recurrent_map,
             plan.store.direction_gradients[k],
         )  # fmt: skip
         if not layer.cell.vectors:
@@ -180,11 +186,15 @@ class BackwardRecorder(Recorder):
 
     def _packed_gradients(self, k):
         """Gradients in the form of the packed weights, one partial sum after the other: input, recurrent,
-        bias."""
+        bias. With the levels that so many steps need, and without the others."""
         weights, partials = self.plan.packed[k].weights, self.plan.sharing.partial_count
-        buffers = self.plan.buffers
+        levels, buffers = level_count(self.bands.capacity.total), self.plan.buffers
         dinput, drecurrent = (
-            buffers.matrix((name, k), partials * len(panels), panels[0].size).reshape(-1, *panels.shape[1:])
+            buffers.matrix((name, k), levels * partials * len(panels), panels[0].size).reshape(
+                -1, *panels.shape[1:]
+            )
             for name, panels in (("dinput", weights.input), ("drecurrent", weights.recurrent))
         )
-        return dinput, drecurrent, buffers.matrix(("dbias", k), 1, partials * weights.bias.size)[0]
+        dbias = buffers.matrix(("dbias", k), levels * partials, weights.bias.size).reshape(-1)
+        gradients = dinput, drecurrent, dbias
+        return gradients, tuple(array[: len(array) // levels] for array in gradients)

@@ -13,6 +13,7 @@ from numbarnn.engine.dense import (
 )
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.program import Call, Work, by_cuts
+from numbarnn.engine.sums import level_count
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.cpu import PANEL_VECTORS, padded
 from numbarnn.layers.initializers import WEIGHT_INITIALIZERS, initial_matrix
@@ -82,8 +83,10 @@ class DensePass(Pass):
         store, layout = self.store, self.layout
         panels = store.panels.shape[0]
         parts = min(self.threads, panels)
-        dpanels = self.buffers.matrix("dpanels", panels, store.panels[0].size).reshape(store.panels.shape)
-        dbias = self.buffers.matrix("dbias", 1, self.y.shape[1])[0]
+        levels = level_count(layout.total)
+        dpanels = self.buffers.matrix("dpanels", levels * panels, store.panels[0].size)
+        dpanels = dpanels.reshape(-1, *store.panels.shape[1:])
+        dbias = self.buffers.matrix("dbias", levels, self.y.shape[1]).reshape(-1)
         return [
             by_cuts(
                 dense_backward, self.cuts, self.y, self.dy, self.dsums, self.layer.activation_code,

@@ -5,6 +5,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.engine.fork import fork
 from numbarnn.engine.program import by_cuts
+from numbarnn.engine.sums import SUMMED_AT_ONCE
 from numbarnn.engine.threads import even_cuts
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import padded
@@ -30,23 +31,52 @@ def _look_up(team, cuts, table, tokens, y, active, offset):
 
 
 @inlined
-def _add_up_columns(part, cuts, tokens, offset, dy, dtable):
+def _add_up_columns(part, cuts, tokens, offset, dy, dtable, counts, wide_rows, wide):
     first_column, stop_column = cuts[part], cuts[part + 1]
+    total = offset[offset.size - 1]
     for token in range(dtable.shape[0]):
         for j in range(first_column, stop_column):
             dtable[token, j] = 0.0
-    for n in range(offset[offset.size - 1]):
+    if total <= SUMMED_AT_ONCE:
+        for n in range(total):
+            for j in range(first_column, stop_column):
+                dtable[tokens[n], j] += dy[n, j]
+        return
+    for token in range(dtable.shape[0]):
+        counts[part, token] = 0
+    rows_used = 0
+    for n in range(total):
+        token = tokens[n]
         for j in range(first_column, stop_column):
-            dtable[tokens[n], j] += dy[n, j]
+            dtable[token, j] += dy[n, j]
+        counts[part, token] += 1
+        if counts[part, token] % SUMMED_AT_ONCE == 0:
+            if counts[part, token] == SUMMED_AT_ONCE:
+                wide_rows[part, token] = rows_used
+                for j in range(first_column, stop_column):
+                    wide[rows_used, j] = 0.0
+                rows_used += 1
+            row = wide_rows[part, token]
+            for j in range(first_column, stop_column):
+                wide[row, j] += dtable[token, j]
+                dtable[token, j] = 0.0
+    if rows_used > 0:
+        for token in range(dtable.shape[0]):
+            if counts[part, token] >= SUMMED_AT_ONCE:
+                row = wide_rows[part, token]
+                for j in range(first_column, stop_column):
+                    dtable[token, j] += wide[row, j]
 
 
 @kernel
-def _add_up(team, cuts, tokens, offset, dy, dtable):
+def _add_up(team, cuts, tokens, offset, dy, dtable, counts, wide_rows, wide):
     """dtable[tokens[n]] += dy[n] for all valid steps, in the order of n whatever the threads.
 
-    `cuts` are between columns; the last number of `offset` says how many steps there are.
+    `cuts` are between columns; the last number of `offset` says how many steps there are. Of a token's
+    gradients `SUMMED_AT_ONCE` at a time are added up in its row of `dtable`, and these sums in a float64 row
+    of `wide`: in row ``wide_rows[p, token]`` by part p, which has counted ``counts[p, token]`` gradients.
     """
-    fork(team, cuts.size - 1, _add_up_columns, cuts, tokens, offset, dy, dtable)
+    fork(team, cuts.size - 1, _add_up_columns, cuts, tokens, offset, dy, dtable, counts, wide_rows, wide)
 
 
 class EmbeddingPass(Pass):
@@ -69,8 +99,12 @@ class EmbeddingPass(Pass):
         # Tokens have no gradient; the table has.
         columns = self.layer.embedding_dim
         cuts = even_cuts(columns, min(self.threads, columns))
-        dtable = self.store.gradients["weight"]
-        return [by_cuts(_add_up, cuts, self.tokens, self.layout.offset, self.dy, dtable)]
+        dtable, total = self.store.gradients["weight"], self.layout.total
+        shape = cuts.size - 1, self.layer.num_embeddings
+        counts, wide_rows = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        wide = np.empty((min(total // SUMMED_AT_ONCE, self.layer.num_embeddings), columns))
+        arguments = self.tokens, self.layout.offset, self.dy, dtable, counts, wide_rows, wide
+        return [by_cuts(_add_up, cuts, *arguments)]
 
 
 class Embedding(StatelessLayer):

@@ -25,6 +25,7 @@ GEMM_ARGUMENTS = (
     _POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER, _POINTER, _INT, _INT, _POINTER, _INT, _INT, _POINTER,
     _POINTER, _INT, _INT, _INT, _INT,
 )  # fmt: skip
+ROWS_AT_ONCE = 8192  # that a product sums over
 WORKSPACE_BYTES = 32 << 20  # what NVIDIA recommends for Hopper; less on older GPUs
 
 
@@ -95,6 +96,15 @@ def multiply(a: Any, b: Any, out: Any, add: bool = False, tf32: bool = False) ->
         first.stride, a.data.ptr, kind, second.stride, (one if add else zero).ctypes.data, out.data.ptr, kind,
         stride, computing, DEFAULT_ALGORITHM,
     )  # fmt: skip
+
+
+def multiply_over_rows(a: Any, b: Any, out: Any, tf32: bool = False) -> None:
+    """``out = a.T @ b``, of matrices (N, K) and (N, M) of any number of rows: `ROWS_AT_ONCE` at a time, so
+    that no sum grows large beside what is added to it."""
+    multiply(a[:ROWS_AT_ONCE].T, b[:ROWS_AT_ONCE], out, tf32=tf32)
+    for begin in range(ROWS_AT_ONCE, len(a), ROWS_AT_ONCE):
+        stop = begin + ROWS_AT_ONCE
+        multiply(a[begin:stop].T, b[begin:stop], out, add=True, tf32=tf32)
 
 
 class CuBLAS:

@@ -14,6 +14,7 @@ from numbarnn.engine.cuda.device import SIMULATED, cuda, device
 from numbarnn.engine.cuda.launch import launch_each
 from numbarnn.engine.dense import RELU, SIGMOID, TANH
 from numbarnn.engine.random import GOLDEN, HALF, mix, mix_integer
+from numbarnn.engine.sums import SUMMED_AT_ONCE
 from numbarnn.jit import activations
 
 
@@ -188,17 +189,20 @@ def deactivate(code: int, y: Any, dy: Any, dsums: Any) -> None:
 
 @functools.cache
 def _means(dtype: str):
-    number, zero = np.dtype(dtype).type, _number(dtype, 0.0)
+    number, zero, wide_zero = np.dtype(dtype).type, _number(dtype, 0.0), np.float64(0.0)
 
     @cuda.jit
     def average(offset, lengths, x, y):
         thread = cuda.grid(1)
         b, j = thread // y.shape[1], thread % y.shape[1]
         if b < y.shape[0]:
-            total = zero
+            total, part = wide_zero, zero
             for t in range(lengths[b]):
-                total += x[offset[t] + b, j]
-            y[b, j] = total / number(lengths[b])
+                part += x[offset[t] + b, j]
+                if t % SUMMED_AT_ONCE == SUMMED_AT_ONCE - 1:
+                    total += part
+                    part = zero
+            y[b, j] = number(total + part) / number(lengths[b])
 
     @cuda.jit
     def share_out(offset, lengths, dy, dx):
@@ -213,7 +217,8 @@ def _means(dtype: str):
 
 
 def mean_forward(offset: Any, lengths: Any, x: Any, y: Any) -> None:
-    """y[b] = the mean over time of row b, summed in the order of time."""
+    """y[b] = the mean over time of row b, summed in the order of time and in blocks, the sums of which are
+    added in float64."""
     launch_each(_means(str(x.dtype))[0], y.size, offset, lengths, x, y)
 
 
@@ -267,24 +272,51 @@ def max_backward(offset: Any, lengths: Any, dy: Any, winners: Any, dx: Any) -> N
 
 @functools.cache
 def _adder(dtype: str):
-    zero = _number(dtype, 0.0)
+    number, zero, wide_zero = np.dtype(dtype).type, _number(dtype, 0.0), np.float64(0.0)
 
     @cuda.jit
     def add_up_rows(begins, places, dy, dtable):
         thread = cuda.grid(1)
         token, j = thread // dtable.shape[1], thread % dtable.shape[1]
         if token < dtable.shape[0]:
-            total = zero
+            total, part = wide_zero, zero
             for i in range(begins[token], begins[token + 1]):
-                total += dy[places[i], j]
-            dtable[token, j] = total
+                part += dy[places[i], j]
+                if (i - begins[token]) % SUMMED_AT_ONCE == SUMMED_AT_ONCE - 1:
+                    total += part
+                    part = zero
+            dtable[token, j] = number(total + part)
 
     return add_up_rows
 
 
 def add_up(begins: Any, places: Any, dy: Any, dtable: Any) -> None:
-    """dtable[k] = the sum of the rows of dy that are at ``places[begins[k] : begins[k + 1]]``, in this order.
+    """dtable[k] = the sum of the rows of dy that are at ``places[begins[k] : begins[k + 1]]``, in this order
+    and in blocks, the sums of which are added in float64.
 
     So no two threads write one number, and the sums are the same in every run.
     """
     launch_each(_adder(str(dy.dtype)), dtable.size, begins, places, dy, dtable)
+
+
+@functools.cache
+def _block_adder(dtype: str):
+    number, wide_zero = np.dtype(dtype).type, np.float64(0.0)
+
+    @cuda.jit
+    def add_up_blocks(matrix, sums):
+        thread = cuda.grid(1)
+        block, j = thread // sums.shape[1], thread % sums.shape[1]
+        if block < sums.shape[0]:
+            total, begin = wide_zero, block * SUMMED_AT_ONCE
+            for row in range(begin, min(begin + SUMMED_AT_ONCE, matrix.shape[0])):
+                total += matrix[row, j]
+            sums[block, j] = number(total)
+
+    return add_up_blocks
+
+
+def add_up_blocks(matrix: Any, sums: Any) -> None:
+    """Each row of `sums` gets the sum of the next `SUMMED_AT_ONCE` rows of a matrix, the last one of what is
+    left, in float64."""
+    launch_each(_block_adder(str(matrix.dtype)), sums.size, matrix, sums)

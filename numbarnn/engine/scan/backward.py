@@ -9,6 +9,7 @@ from numbarnn.engine.barrier import arrive, leave, next_round
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply, multiply_row
 from numbarnn.engine.rows import input_matrix
+from numbarnn.engine.sums import LEVELS, SUMMED_AT_ONCE, move_block
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.cpu import PANEL_VECTORS
 from numbarnn.jit.vector_memory import (
@@ -85,6 +86,19 @@ def _cell_backward_rows(weights, states, gates, dy, given, starts, part, first_p
 
 
 @inlined
+def _end_vector_blocks(states, dstates, done, rows, dstate_row, first_group, stop_group):
+    """At the end of every block of steps: what they gave to the gradients of the cell's vectors is added to
+    the levels behind."""
+    if (done + 1) % SUMMED_AT_ONCE == 0:
+        units, width = states[0].shape[1], lane_count(states[0])
+        for v in range(len(states), len(dstates)):
+            level_size = dstates[v].size // LEVELS
+            for row in range(dstate_row, dstate_row + rows):
+                for group in range(first_group, stop_group):
+                    move_block(dstates[v], row * units + group * width, level_size)
+
+
+@inlined
 def _recurrent_backward_rows(weights, recurrent_transposed, gates, dstates, rows, gate_row, dstate_row,
                              first_group, stop_group, backwards, one_row):  # fmt: skip
     """dh += dsums @ W_h for some rows and the units of some groups, the first of which begins a panel.
@@ -157,6 +171,7 @@ def _backward_rows(part, cuts, prefetches, weights, recurrent_transposed, states
             weights, states, gates, dy, given, caller.starts, part, row_start, t, dstates, rows, gate_row,
             previous_row, new_row, dstate_row, 0, groups, backwards, ahead,
         )  # fmt: skip
+        _end_vector_blocks(states, dstates, done, rows, dstate_row, 0, groups)
         _recurrent_backward_rows(
             weights, recurrent_transposed, gates, dstates, rows, gate_row, dstate_row, 0, groups, backwards,
             active[0] == 1,
@@ -185,7 +200,8 @@ def backward(team, cuts, prefetches, weights, recurrent_transposed, states, gate
         Gradients of the final states in, of the initial states out; part p's begin at row
         ``index.dstate_offset[p]``. A row that is not active keeps its value, so one that has not begun
         waits with its final state's and one that has left is done. Where the cell has vectors, an array for
-        each of them follows: each row adds up its part of the gradient there.
+        each of them follows: each row adds up its part of the gradient there, in all levels of a long sum
+        (``engine/sums.py``), which are zeros at the start.
     """
     fork(team, cuts.size - 1, _backward_rows, cuts, prefetches, weights, recurrent_transposed, states, gates,
          given, caller, dstates, index, reverse)  # fmt: skip
@@ -216,6 +232,7 @@ def _backward_units(part, barrier, cuts, weights, recurrent_transposed, states, 
                 gate_offset[0, t], state_offset[0, t + reverse], state_offset[0, t + 1 - reverse], dstate_row,
                 first, stop, _sweeps_back(weights, gates, t), 0,
             )  # fmt: skip
+            _end_vector_blocks(states, dstates, done, active[t], dstate_row, first, stop)
         done += 1
     leave(barrier, done)
 

@@ -6,10 +6,19 @@ from numbarnn.cells import groups_at_once, product_width_of, sum_count_of
 from numbarnn.engine.fork import fork
 from numbarnn.engine.matmul import multiply
 from numbarnn.engine.packing import unpack_recurrent
+from numbarnn.engine.sums import (
+    LEVEL_ROWS,
+    ONE_BLOCK_ROWS,
+    SUMMED_AT_ONCE,
+    add_block,
+    clear_block,
+    end_level,
+    end_sum,
+)
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
 from numbarnn.jit.compile_cache import inlined, kernel, noinline
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.jit.vectors import lane_count
+from numbarnn.jit.vectors import lane_count, zero_like
 
 
 @inlined
@@ -28,19 +37,30 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
     h_stride = units + width
     x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
     x_chunk_stride = x_stride + width
-    k_stride = dsums.shape[1]
+    group_panels = (block * product_width * width + panel - 1) // panel
+    room = group_panels * panel if partials.offset[-1] > ONE_BLOCK_ROWS else 0
+    input_block, recurrent_block = np.empty(room * features, x.dtype), np.empty(room * hidden, x.dtype)
+    clear_block(input_block)
+    clear_block(recurrent_block)
+    # A level has all partial sums.
+    partial_count = partials.offset.size - 1
+    level_panels, level_columns = partial_count * weights.input.shape[0], partial_count * columns
     for job in range(job_cuts[part], job_cuts[part + 1]):
         partial, i = job // ranges, job % ranges
         first_group = panel_cuts[i] * block
         stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
         partial_panel, partial_column = partial * weights.input.shape[0], partial * columns
-        _clear(
-            dinput, drecurrent, dbias, partial_panel + first_group * product_width * width // panel,
-            partial_panel + (stop_group * product_width * width + panel - 1) // panel,
-            partial_column + first_group * sum_count * width, partial_column + stop_group * sum_count * width,
-        )  # fmt: skip
-        for begin in range(partials.offset[partial], partials.offset[partial + 1], WEIGHT_CHUNK_ROWS):
-            rows = min(WEIGHT_CHUNK_ROWS, partials.offset[partial + 1] - begin)
+        first_row, stop_row = partials.offset[partial], partials.offset[partial + 1]
+        is_long, has_levels = stop_row - first_row > ONE_BLOCK_ROWS, stop_row - first_row > LEVEL_ROWS
+        first_panel = partial_panel + first_group * product_width * width // panel
+        stop_panel = partial_panel + (stop_group * product_width * width + panel - 1) // panel
+        first_column = partial_column + first_group * sum_count * width
+        stop_column = partial_column + stop_group * sum_count * width
+        _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column)
+        for begin in range(first_row, stop_row, WEIGHT_CHUNK_ROWS):
+            rows = min(WEIGHT_CHUNK_ROWS, stop_row - begin)
+            done = begin + rows - first_row
+            ends_level = has_levels and begin + rows < stop_row and done % LEVEL_ROWS == 0
             for k in range(rows):
                 source, target = partials.previous_rows[begin + k] * units, k * h_stride
                 for unit in range(0, units, width):
@@ -52,20 +72,53 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
                 stop = min(first + block, stop_group)
                 _copy_and_sum(
                     dgates, partials.gate_rows[begin : begin + rows], first * sum_count * width,
-                    stop * sum_count * width, dsums, dbias, partial_column,
+                    stop * sum_count * width, dsums, dbias, partial_column, is_long,
                 )  # fmt: skip
                 vectors = (stop - first) * product_width
                 target = partial_panel + first * product_width * width // panel
-                multiply(
-                    dinput, target * features * panel, panel, dinput, target * features * panel, panel,
-                    features * panel, features, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
-                    dsums, 0, panel, k_stride, panel // width, 0, vectors,
-                )  # fmt: skip
-                multiply(
-                    drecurrent, target * hidden * panel, panel, drecurrent, target * hidden * panel, panel,
-                    hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
-                    dsums, split * width, panel, k_stride, panel // width, 0, vectors,
-                )  # fmt: skip
+                input_begin, recurrent_begin = target * features * panel, target * hidden * panel
+                stop_target = target + (vectors * width + panel - 1) // panel
+                if is_long:
+                    _add_products(
+                        input_block, 0, features, recurrent_block, 0, hidden, panel, x_chunk, x_chunk_stride,
+                        h_before, h_stride, rows, dsums, split, vectors,
+                    )  # fmt: skip
+                    add_block(dinput, input_begin, stop_target * features * panel, input_block)
+                    add_block(drecurrent, recurrent_begin, stop_target * hidden * panel, recurrent_block)
+                else:
+                    _add_products(
+                        dinput, input_begin, features, drecurrent, recurrent_begin, hidden, panel, x_chunk,
+                        x_chunk_stride, h_before, h_stride, rows, dsums, split, vectors,
+                    )  # fmt: skip
+                if ends_level:
+                    is_first, size = done == LEVEL_ROWS, panel * level_panels
+                    input_stop, recurrent_stop = stop_target * features * panel, stop_target * hidden * panel
+                    end_level(dinput, input_begin, input_stop, features * size, is_first)
+                    end_level(drecurrent, recurrent_begin, recurrent_stop, hidden * size, is_first)
+            if ends_level:
+                end_level(dbias, first_column, stop_column, level_columns, done == LEVEL_ROWS)
+        if has_levels:
+            for sums in (dinput, drecurrent):
+                size = sums.shape[1] * panel
+                end_sum(sums, first_panel * size, stop_panel * size, level_panels * size)
+            end_sum(dbias, first_column, stop_column, level_columns)
+
+
+@inlined
+def _add_products(dinput, input_begin, features, drecurrent, recurrent_begin, hidden, panel, x_chunk,
+                  x_chunk_stride, h_before, h_stride, rows, dsums, split, vectors):  # fmt: skip
+    """The products of a chunk of rows, for some groups of units, added to both sums from an index on."""
+    width, stride = lane_count(dsums), dsums.shape[1]
+    multiply(
+        dinput, input_begin, panel, dinput, input_begin, panel, features * panel, features,
+        x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
+        dsums, 0, panel, stride, panel // width, 0, vectors,
+    )  # fmt: skip
+    multiply(
+        drecurrent, recurrent_begin, panel, drecurrent, recurrent_begin, panel, hidden * panel, hidden,
+        h_before, 0, 1, h_stride, 1, rows, 0,
+        dsums, split * width, panel, stride, panel // width, 0, vectors,
+    )  # fmt: skip
 
 
 @kernel
@@ -73,7 +126,8 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
     """Gradients of the parameters of one layer and direction, still packed and as partial sums.
 
     The steps are divided among partial sums: a thread that went through the rows of one has them in its
-    cache. Within a partial sum, steps are added in the order given. Neither depends on the number of threads.
+    cache. Within a partial sum, steps are added in the order given, in blocks if they are many
+    (``engine/sums.py``). Neither depends on the number of threads.
 
     Parameters
     ----------
@@ -88,7 +142,7 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
         The steps of each partial sum, and their rows in `h` and `dgates`.
     packed : tuple of arrays
         Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
-        the other.
+        the other; behind them the other levels of the sums (``engine/sums.py``), if they need some.
     """
     fork(team, job_cuts.size - 1, _weight_gradient_jobs, job_cuts, panel_cuts, weights, inputs, h, dgates,
          partials, packed)  # fmt: skip
@@ -134,7 +188,7 @@ def collect_gradients(team, cuts, weights, packed, input_map, recurrent_map, gra
     team, cuts
         The threads, and the cuts between the panels of one part and the next.
     packed : tuple of arrays
-        From `weight_gradients`.
+        From `weight_gradients`, without the other levels.
     input_map, recurrent_map : int64 arrays
         The column maps of the packed weights.
     gradients : tuple of arrays
@@ -156,14 +210,19 @@ def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, sto
 
 
 @noinline
-def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index):
+def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index, is_long):
     """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from an index
     on."""
-    width = lane_count(dgates)
+    width, stride, target_stride = lane_count(dgates), dgates.shape[1], dsums.shape[1]
+    run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
     for column in range(first_column, stop_column, width):
-        total = load(dbias, bias_index + column)
-        for k in range(rows.size):
-            values = load(dgates, rows[k] * dgates.shape[1] + column)
-            store(dsums, k * dsums.shape[1] + column - first_column, values)
-            total = total + values
-        store(dbias, bias_index + column, total)
+        so_far = load(dbias, bias_index + column)
+        of_chunk = zero_like(so_far)
+        for first_row in range(0, rows.size, run_rows):
+            total = zero_like(so_far) if is_long else so_far
+            for k in range(first_row, min(first_row + run_rows, rows.size)):
+                values = load(dgates, rows[k] * stride + column)
+                store(dsums, k * target_stride + column - first_column, values)
+                total = total + values
+            of_chunk = of_chunk + total
+        store(dbias, bias_index + column, so_far + of_chunk if is_long else of_chunk)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, on_host
-from numbarnn.engine.cuda.matmul import multiply
-from numbarnn.engine.cuda.pointwise import gather, scatter
+from numbarnn.engine.cuda.matmul import ROWS_AT_ONCE, multiply
+from numbarnn.engine.cuda.pointwise import add_up_blocks, gather, scatter
 from numbarnn.engine.packing import aligned_zeros
+from numbarnn.engine.sums import SUMMED_AT_ONCE
 from numbarnn.jit.cpu import padded
 from numbarnn.layers.passes import Buffers, Pass
 from numbarnn.sequences.layout import Layout, flat_rows
@@ -83,10 +84,22 @@ def scatter_steps(packed: Any, starts: np.ndarray, layout: Layout, flat: Any) ->
 
 
 def sum_rows(buffers: Buffers, matrix: Any, out: Any) -> None:
-    """out (n,) = the sum of the rows of a matrix (N, n), in full precision, whatever the layer's."""
-    ones = buffers.matrix("ones", len(matrix), 1)
-    ones[...] = 1.0
-    multiply(ones.reshape(1, -1), matrix, out.reshape(1, -1))
+    """out (n,) = the sum of the rows of a matrix (N, n), in full precision, whatever the layer's.
+
+    More than `ROWS_AT_ONCE` are added up in blocks, and so are the sums of these.
+    """
+    if len(matrix) <= ROWS_AT_ONCE:
+        ones = buffers.matrix("ones", len(matrix), 1)
+        ones[...] = 1.0
+        multiply(ones.reshape(1, -1), matrix, out.reshape(1, -1))
+        return
+    columns, times = matrix.shape[1], 0
+    while len(matrix) > SUMMED_AT_ONCE:
+        times += 1
+        sums = buffers.matrix(("sums", columns, times), -(-len(matrix) // SUMMED_AT_ONCE), columns)
+        add_up_blocks(matrix, sums)
+        matrix = sums
+    add_up_blocks(matrix, out.reshape(1, -1))
 
 
 class CudaPass(Pass):

@@ -17,7 +17,7 @@ from numbarnn.engine.cuda import weights as cuda_weights
 from numbarnn.engine.cuda.arrays import arrays, on_host
 from numbarnn.engine.cuda.device import blocks_together, shared_memory
 from numbarnn.engine.cuda.launch import CapturedLaunches, buffer_key, launch, launch_each
-from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.engine.cuda.matmul import multiply, multiply_over_rows
 from numbarnn.engine.cuda.pointwise import drop, order_states
 from numbarnn.engine.program import FAULT_IN_STATE, NO_FAULT
 from numbarnn.engine.random import seed_of
@@ -230,7 +230,7 @@ class CudaDirection:
         ):
             for run in runs:
                 dsums, rows = sums[:, run.of_sums(hidden)], run.of_parameter(hidden)
-                self._multiply(dsums.T, factor, weight[rows])
+                multiply_over_rows(dsums, factor, weight[rows], self.tf32)
                 if bias.size > 0 and not (bias is bias_hh and same_sums):
                     sum_rows(self.buffers, dsums, bias[rows])
         if same_sums and bias_ih.size > 0:

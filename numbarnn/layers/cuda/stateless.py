@@ -4,7 +4,7 @@ import numpy as np
 
 from numbarnn.engine.cuda import pointwise as gpu
 from numbarnn.engine.cuda.arrays import arrays
-from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.engine.cuda.matmul import multiply, multiply_over_rows
 from numbarnn.layers.cuda.passes import CudaPass, sum_rows
 from numbarnn.layers.dropout import DropoutPass
 from numbarnn.layers.pooling import PoolingPass
@@ -33,7 +33,7 @@ class DenseCuda(CudaPass):
         gradients = self.parameters.gradients
         dsums = self.buffers.matrix("dsums", *self.y.shape)
         gpu.deactivate(self.layer.activation_code, self.y, self.dy, dsums)
-        multiply(dsums.T, self.x, gradients["weight"])
+        multiply_over_rows(dsums, self.x, gradients["weight"])
         sum_rows(self.buffers, dsums, gradients["bias"])
         if self.dx is not None:
             multiply(dsums, self.parameters.values["weight"], self.dx)

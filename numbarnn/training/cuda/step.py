@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbarnn.engine.cuda.arrays import arrays, free_bytes, on_host
-from numbarnn.engine.cuda.matmul import multiply
+from numbarnn.engine.cuda.matmul import multiply_over_rows
 from numbarnn.engine.guards import WRITE, Hold, use_guards
 from numbarnn.layers.cuda.parameters import join
 from numbarnn.layers.cuda.passes import CudaBuffers, sum_rows
@@ -132,7 +132,7 @@ class CudaTrainingStep:
         limit = np.inf if self.clip_value is None else self.clip_value
         self.updates.update(learning_rate, limit, factor)
         outcome = xp.empty(3, y.dtype)
-        multiply(losses.reshape(1, -1), batch.factors.reshape(-1, 1), outcome[0:1].reshape(1, 1))
+        multiply_over_rows(losses.reshape(-1, 1), batch.factors.reshape(-1, 1), outcome[0:1].reshape(1, 1))
         sum_rows(self.buffers, scores.reshape(-1, 1), outcome[1:2])
         outcome[2:3] = norm
         self.taken.append(Taken(place, learning_rate, batch.total_weight, layout.total, outcome))

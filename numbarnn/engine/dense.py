@@ -109,7 +109,7 @@ def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column
     is_long, has_levels, level_size = total > ONE_BLOCK_ROWS, total > LEVEL_ROWS, dpanels.size // LEVELS
     run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
     chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
-    block = np.empty(size if is_long else 0, dsums.dtype)
+    block = np.empty((1 if is_long else 0, inputs, panel), dsums.dtype)
     clear_block(block)
     for vector in range(first_vector, stop_vector, vectors):
         count = min(vectors, stop_vector - vector)
@@ -134,18 +134,14 @@ def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column
                         column_sum = column_sum + values
                     of_chunk = of_chunk + column_sum
                 store(dbias, column, so_far + of_chunk if is_long else of_chunk)
+            # One call of the product, into a block or the sums: two would be compiled twice.
+            sums, index = (block, 0) if is_long else (dpanels, target * size)
+            multiply(
+                sums, index, panel, sums, index, panel, panel, inputs,
+                x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0, chunk, 0, panel, panel, vectors, 0, count,
+            )  # fmt: skip
             if is_long:
-                multiply(
-                    block, 0, panel, block, 0, panel, panel, inputs, x, begin * x.shape[1], 1, x.shape[1], 1,
-                    rows, 0, chunk, 0, panel, panel, vectors, 0, count,
-                )  # fmt: skip
                 add_block(dpanels, target * size, (target + 1) * size, block)
-            else:
-                multiply(
-                    dpanels, target * size, panel, dpanels, target * size, panel, panel,
-                    inputs, x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0,
-                    chunk, 0, panel, panel, vectors, 0, count,
-                )  # fmt: skip
             done = begin + rows
             if has_levels and done < total and done % LEVEL_ROWS == 0:
                 is_first = done == LEVEL_ROWS

@@ -1,5 +1,6 @@
 """The recorder of backward: from the plan of a batch to the calls that run it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,16 +69,19 @@ class BackwardRecorder(Recorder):
                 buffers.matrix(("dx", level), bands.capacity.total, columns) if wanted else None
             )
 
-    def calls(self) -> list[Call]:
-        """All of backward: from the gradient of the outputs, or final states, to that of the inputs."""
+    def calls(self, imports: Sequence[Call] = ()) -> list[Call]:
+        """All of backward: from the gradient of the outputs, or final states, to that of the inputs.
+        `imports` add gradients of the final states."""
         count = self.state_count
-        parts = [part for own in self.dstates for part in (own[:count], own[count:]) if part]
-        return [self._clear_call(part) for part in parts] + self._all_levels()
+        clears = [self._clear_call(own[:count]) for own in self.dstates]
+        if self.layer.cell.vectors:
+            clears += [self._clear_call(own[count:]) for own in self.dstates]
+        return [*clears, *imports, *self._all_levels()]
 
     @staticmethod
-    def _clear_call(part):
+    def _clear_call(arrays: Sequence[np.ndarray]) -> Call:
         """Zeros in all rows of a tuple of gradients, which have as many."""
-        return record(clear, part, np.arange(len(part[0])))
+        return record(clear, arrays, np.arange(len(arrays[0])))
 
     def caller_calls(self) -> list[Call]:
         """All of backward: from the caller's gradients of outputs and final states to those of inputs and

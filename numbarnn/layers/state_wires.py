@@ -85,15 +85,13 @@ class StatefulPass(RecurrentPass):
         return imports + super()._forward_calls() + exports
 
     def _backward_calls(self, recorder):
-        calls, count = super()._backward_calls(recorder), self.plan.count
         self.dfinal, self.dinitial = (
             self._matrices("dfinal", self.gives),
             self._matrices("dinitial", self.reads),
         )
         imports = self._between(add_to_state, recorder.dstates, self._dstate_rows, self.dfinal)
         exports = self._between(copy_states, recorder.dstates, self._dstate_rows, self.dinitial)
-        # The first calls, one for each layer and direction, clear the gradients of the states.
-        return calls[:count] + imports + calls[count:] + exports
+        return recorder.calls(imports) + exports
 
     def _dstate_rows(self, k):
         return self.plan.bands.dstate_rows

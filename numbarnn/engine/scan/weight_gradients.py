@@ -38,8 +38,9 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
     x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
     x_chunk_stride = x_stride + width
     group_panels = (block * product_width * width + panel - 1) // panel
-    room = group_panels * panel if partials.offset[-1] > ONE_BLOCK_ROWS else 0
-    input_block, recurrent_block = np.empty(room * features, x.dtype), np.empty(room * hidden, x.dtype)
+    block_panels = group_panels if partials.offset[-1] > ONE_BLOCK_ROWS else 0
+    input_block = np.empty((block_panels, features, panel), x.dtype)
+    recurrent_block = np.empty((block_panels, hidden, panel), x.dtype)
     clear_block(input_block)
     clear_block(recurrent_block)
     # A level has all partial sums.
@@ -78,18 +79,24 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
                 target = partial_panel + first * product_width * width // panel
                 input_begin, recurrent_begin = target * features * panel, target * hidden * panel
                 stop_target = target + (vectors * width + panel - 1) // panel
+                # One call of each product, into a block or the sums: two would be compiled twice.
+                input_sums = input_block if is_long else dinput
+                recurrent_sums = recurrent_block if is_long else drecurrent
+                input_index = 0 if is_long else input_begin
+                recurrent_index = 0 if is_long else recurrent_begin
+                multiply(
+                    input_sums, input_index, panel, input_sums, input_index, panel, features * panel,
+                    features, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
+                    dsums, 0, panel, dsums.shape[1], panel // width, 0, vectors,
+                )  # fmt: skip
+                multiply(
+                    recurrent_sums, recurrent_index, panel, recurrent_sums, recurrent_index, panel,
+                    hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
+                    dsums, split * width, panel, dsums.shape[1], panel // width, 0, vectors,
+                )  # fmt: skip
                 if is_long:
-                    _add_products(
-                        input_block, 0, features, recurrent_block, 0, hidden, panel, x_chunk, x_chunk_stride,
-                        h_before, h_stride, rows, dsums, split, vectors,
-                    )  # fmt: skip
                     add_block(dinput, input_begin, stop_target * features * panel, input_block)
                     add_block(drecurrent, recurrent_begin, stop_target * hidden * panel, recurrent_block)
-                else:
-                    _add_products(
-                        dinput, input_begin, features, drecurrent, recurrent_begin, hidden, panel, x_chunk,
-                        x_chunk_stride, h_before, h_stride, rows, dsums, split, vectors,
-                    )  # fmt: skip
                 if ends_level:
                     is_first, size = done == LEVEL_ROWS, panel * level_panels
                     input_stop, recurrent_stop = stop_target * features * panel, stop_target * hidden * panel
@@ -102,23 +109,6 @@ def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates
                 size = sums.shape[1] * panel
                 end_sum(sums, first_panel * size, stop_panel * size, level_panels * size)
             end_sum(dbias, first_column, stop_column, level_columns)
-
-
-@inlined
-def _add_products(dinput, input_begin, features, drecurrent, recurrent_begin, hidden, panel, x_chunk,
-                  x_chunk_stride, h_before, h_stride, rows, dsums, split, vectors):  # fmt: skip
-    """The products of a chunk of rows, for some groups of units, added to both sums from an index on."""
-    width, stride = lane_count(dsums), dsums.shape[1]
-    multiply(
-        dinput, input_begin, panel, dinput, input_begin, panel, features * panel, features,
-        x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
-        dsums, 0, panel, stride, panel // width, 0, vectors,
-    )  # fmt: skip
-    multiply(
-        drecurrent, recurrent_begin, panel, drecurrent, recurrent_begin, panel, hidden * panel, hidden,
-        h_before, 0, 1, h_stride, 1, rows, 0,
-        dsums, split * width, panel, stride, panel // width, 0, vectors,
-    )  # fmt: skip
 
 
 @kernel

@@ -6,7 +6,7 @@
 Without the compiler a vector is checked where it is read or written, and a number by NumPy. With the compiler
 Numba checks the numbers, and compiles every kernel anew for it, hence a folder of its own for the cache;
 kernels raise nothing, so that what it finds is printed only. Both take minutes. ``--every 9`` takes every
-ninth use.
+ninth use, ``--sharing rows`` or ``units`` has three threads share the work so.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import odd_sizes
 from numba.core import config
 
+import numbarnn
 from numbarnn.jit import vector_memory
 from numbarnn.jit.cpu import lanes
 
@@ -45,13 +46,17 @@ def check_vectors():
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1)
-    every = parser.parse_args(arguments).every
+    parser.add_argument("--sharing", choices=odd_sizes.SHARING, default="none")
+    options = parser.parse_args(arguments)
     if config.DISABLE_JIT:
         check_vectors()
     elif not config.BOUNDSCHECK:
         parser.error("NUMBA_DISABLE_JIT=1 or NUMBA_BOUNDSCHECK=1 must be set")
+    for module, name, value in odd_sizes.SHARING[options.sharing]:
+        setattr(module, name, value)
+    numbarnn.set_num_threads(1 if options.sharing == "none" else 3)
     count = 0
-    for use in list(odd_sizes.uses())[::every]:
+    for use in list(odd_sizes.uses(other_cells=True))[:: options.every]:
         try:
             use.run()
         except Exception as error:

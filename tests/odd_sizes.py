@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import test_cell_contract
 import test_graph
 from conftest import LAYERS, TOLERANCE, make_layer, random_problem, run_layer
 
 import numbarnn
 from numbarnn import Dense, Dropout, Embedding, MaxOverTime, MeanOverTime, Sequential
+from numbarnn.layers import passes, sharing
 from numbarnn.layers.dense import ACTIVATIONS
 from numbarnn.models.graph_model import GraphModel
 from numbarnn.training.losses import LOSSES
@@ -22,6 +24,20 @@ HIDDEN = (1, 3, 5, 7, 9, 17, 33)
 INPUTS = (1, 2, 5, 8, 16, 17, 35)
 ROWS = (1, 2, 3, 7)
 STEPS = (1, 2, 5)
+
+# What makes threads share the work of small layers, by name: (module, constant, value).
+BY_ROWS = [(passes, "OPERATIONS_WORTH_A_THREAD", 1)]
+SHARING: dict[str, list[tuple[Any, str, int]]] = {
+    "none": [],
+    "rows": BY_ROWS,
+    "units": BY_ROWS
+    + [
+        (sharing, name, 0)
+        for name in (
+            "WEIGHTS_BYTES_FOR_ALL_ROWS", "OPERATIONS_WORTH_A_BARRIER", "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER"
+        )
+    ],
+}  # fmt: skip
 
 
 class Use(NamedTuple):
@@ -135,14 +151,12 @@ def fit_use(dtype: str, kind: str, number: int, loss: str, optimizer: str) -> Us
         else:
             layers = [cell(hidden, **typed)]
         model = Sequential(*layers, Dense(classes, **typed))
-        count = lengths if kind == "steps" else rows
-        y: Any
-        if loss == "cross_entropy":
-            y = [numbers.integers(0, classes, n) for n in count] if kind == "steps" else None
-            y = numbers.integers(0, classes, rows) if y is None else y
+        counts = lengths if kind == "steps" else [rows]
+        if loss == "cross_entropy" and number % 3:
+            y: Any = [numbers.integers(0, classes, count) for count in counts]
         else:
-            y = [numbers.random((n, classes)) for n in count] if kind == "steps" else None
-            y = numbers.random((rows, classes)) if y is None else y
+            y = [numbers.dirichlet(np.ones(classes), count) for count in counts]
+        y = y if kind == "steps" else y[0]
         if number % 2 == 0 and kind != "steps":
             options["sample_weight"] = numbers.uniform(0.5, 2.0, rows)
         history = model.fit(x, y, loss=loss, optimizer=optimizer, seed=number, **options).history
@@ -150,6 +164,17 @@ def fit_use(dtype: str, kind: str, number: int, loss: str, optimizer: str) -> Us
         return np.array(history["loss"]), parameters, model.predict(x, batch_size=2)
 
     return Use(f"fit {kind} {dtype} number {number}, {loss}, {optimizer}", run)
+
+
+def other_cell_use(name: str, bidirectional: bool) -> Use:
+    """A cell that is not the library's: of more states or sums, or with vectors of its units."""
+
+    def run() -> tuple[Any, ...]:
+        layer = test_cell_contract.make_layer(name, 2, bidirectional)
+        problem = test_cell_contract.problem_for(layer, test_cell_contract.LENGTHS)
+        return test_cell_contract.run(layer, problem)
+
+    return Use(f"{name} {bidirectional=}", run)
 
 
 def graph_use(name: str, make: Callable[[], GraphModel]) -> Use:
@@ -164,8 +189,9 @@ def graph_use(name: str, make: Callable[[], GraphModel]) -> Use:
     return Use(f"fit of a {name}", run)
 
 
-def uses(draws: int = 1) -> Iterator[Use]:
-    """All of them, with so many draws of the sizes that are drawn."""
+def uses(draws: int = 1, other_cells: bool = False) -> Iterator[Use]:
+    """All of them, with so many draws of the sizes that are drawn; `other_cells` are compiled anew in every
+    process."""
     for dtype in TOLERANCE:
         for seed in range(draws):
             for cell in LAYERS:
@@ -182,3 +208,7 @@ def uses(draws: int = 1) -> Iterator[Use]:
                         yield fit_use(dtype, kind, number, loss, optimizer)
     for name, make in test_graph.MODELS.items():
         yield graph_use(name, make)
+    if other_cells:
+        for name in test_cell_contract.PLAIN:
+            for bidirectional in (False, True):
+                yield other_cell_use(name, bidirectional)

@@ -1,7 +1,9 @@
 """Kernels read and write nothing but their arrays."""
 
 import ctypes
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +14,18 @@ import odd_sizes
 import pytest
 from canaries import Damage, canaries
 from conftest import assert_same, trials
+from numba.core.dispatcher import Dispatcher
 
 import numbarnn
 from numbarnn.engine.fork import ALONE, fork
 from numbarnn.jit.compile_cache import inlined, kernel
 from numbarnn.jit.vector_memory import load, store
-from numbarnn.layers import passes, sharing
 
 EVERY = trials(13, 1)  # of the uses with checked accesses
+# Threads for each kind of sharing, and what is in the names of the uses: others would compile more kernels.
+SHARED = {"none": (1, ""), "rows": (2, "float32"), "units": (3, "lstm float32")}
+# Threads of the team call the first one; the others are for cells of one's own, and for tests.
+WITHOUT_USE = {"serve", "pack_unit_vectors", "sum_rows", "tanh_array", "sigmoid_array"}
 
 
 # ---- canaries are found dead -----------------------------------------------------------------------------
@@ -86,49 +92,48 @@ def test_arrays_outlive_the_canaries():
 # ---- the library -----------------------------------------------------------------------------------------
 
 
-def share_by_rows(monkeypatch):
-    monkeypatch.setattr(passes, "OPERATIONS_WORTH_A_THREAD", 1)
+def unused_kernels():
+    """The names of the CPU's kernels that nothing has called in this process."""
+    names = set()
+    for found in pkgutil.walk_packages(numbarnn.__path__, "numbarnn."):
+        if ".cuda" not in found.name:
+            for value in vars(importlib.import_module(found.name)).values():
+                if isinstance(value, Dispatcher) and not value.signatures:
+                    names.add(value.__name__)
+    return names
 
 
-def share_by_units(monkeypatch):
-    share_by_rows(monkeypatch)
-    for least in ("WEIGHTS_BYTES_FOR_ALL_ROWS", "OPERATIONS_WORTH_A_BARRIER"):
-        monkeypatch.setattr(sharing, least, 0)
-    monkeypatch.setattr(sharing, "FEW_ROWS_OPERATIONS_WORTH_A_BARRIER", 0)
-
-
-@pytest.mark.parametrize(
-    ("threads", "share", "names"),
-    [(1, None, ""), (2, share_by_rows, "float32"), (3, share_by_units, "lstm float32")],
-    ids=["one thread", "rows on two", "units on three"],
-)
-def test_canaries_around_every_array(threads, share, names, set_threads, monkeypatch):
+def test_canaries_around_every_array(set_threads, monkeypatch):
     """The results are those without canaries, so that nothing that is read outside matters."""
-    set_threads(threads)
-    if share is not None:
-        share(monkeypatch)
-    arrays = 0
-    for use in odd_sizes.uses(draws=trials(1, 20)):
-        if names in use.name or trials(False, True):
-            with canaries() as watch:  # first: without them a write outside may end the process
-                results = use.run()
-            assert_same(results, use.run())
-            arrays += watch.arrays
-    assert arrays > 1000
+    arrays, everything = 0, trials(False, True)
+    for kind, (threads, names) in SHARED.items():
+        set_threads(threads)
+        for setting in odd_sizes.SHARING[kind]:
+            monkeypatch.setattr(*setting)
+        for use in odd_sizes.uses(draws=trials(1, 20)):
+            if names in use.name or everything:
+                with canaries() as watch:  # first: without them a write outside may end the process
+                    results = use.run()
+                assert_same(results, use.run())
+                arrays += watch.arrays
+    assert arrays > 10_000
+    # Other tests may have called them in this process: by itself this one finds what has no use.
+    assert unused_kernels() <= WITHOUT_USE
 
 
-def run_checked(every, **settings):
+def run_checked(every, sharing="none", **settings):
     """The uses with checked accesses, in a process of their own; what it printed."""
     script, package = Path(checked_accesses.__file__), Path(numbarnn.__file__).parent
     path = os.pathsep.join([str(script.parent), str(package.parent)])
     return subprocess.run(
-        [sys.executable, str(script), "--every", str(every)],
+        [sys.executable, str(script), "--every", str(every), "--sharing", sharing],
         env={**os.environ, "PYTHONPATH": path, **settings}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
-def test_vectors_lie_within_their_arrays():
-    done = run_checked(EVERY, NUMBA_DISABLE_JIT="1")
+@pytest.mark.parametrize("sharing", trials(["none"], odd_sizes.SHARING))
+def test_vectors_lie_within_their_arrays(sharing):
+    done = run_checked(EVERY, sharing, NUMBA_DISABLE_JIT="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("uses, all accesses within their arrays\n")
 

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core import types
 
 from numbarnn.engine import packing
 from numbarnn.jit.addresses import array_at
+from numbarnn.jit.compile_cache import kernel
 
 ALIGNMENT = 64  # of each array: more than the library asks for, so that it leaves no gaps of its own
 HEADER = 64
@@ -33,27 +35,25 @@ STATE_WORDS = 8
 NEWEST, IS_ON, COUNT, DAMAGED, SIZE, OFFSET = range(6)  # of the state; the last three: the first damage
 OLDER, NEWER, BYTES, RAW, NUMBER, IS_FREE = range(6)  # of a block's header
 
-_libc = ctypes.CDLL(None)
-_take, _give_back = _libc.malloc, _libc.free
-_take.argtypes, _take.restype = [ctypes.c_int64], ctypes.c_int64
-_give_back.argtypes, _give_back.restype = [ctypes.c_int64], None
+_take = types.ExternalFunction("malloc", types.intp(types.intp))
+_give_back = types.ExternalFunction("free", types.void(types.intp))
 
 _WORD, _BYTE = np.zeros(0, np.int64), np.zeros(0, np.uint8)
 
 
-@numba.njit
+@kernel
 def _words(address, count):
     return array_at(address, 1, count, _WORD)[0]
 
 
-@numba.njit
+@kernel
 def _fill(address, size, number):
     pattern, memory = NAN | (number & 0xFFFF), array_at(address, 1, size, _BYTE)[0]
     for i in range(size):
         memory[i] = (pattern >> (8 * ((address + i) & 3))) & 0xFF
 
 
-@numba.njit
+@kernel
 def _first_change(address, size, number):
     """The first byte that is not of the pattern, or -1."""
     pattern, memory = NAN | (number & 0xFFFF), array_at(address, 1, size, _BYTE)[0]
@@ -63,7 +63,7 @@ def _first_change(address, size, number):
     return -1
 
 
-@numba.njit
+@kernel
 def _check(state, header):
     """Note the first damage to a block's borders, or to all of it where it was given back."""
     block = _words(header, HEADER // 8)
@@ -80,7 +80,7 @@ def _check(state, header):
         _fill(data + size, BORDER, number)
 
 
-@numba.njit
+@kernel
 def _unlink(state, header):
     block = _words(header, HEADER // 8)
     if block[NEWER]:
@@ -92,7 +92,7 @@ def _unlink(state, header):
     _give_back(block[RAW])
 
 
-@numba.njit
+@kernel
 def _make(state, size):
     raw = _take(size + ALIGNMENT + HEADER + 2 * BORDER)
     header = (raw + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
@@ -107,7 +107,7 @@ def _make(state, size):
     return header + HEADER + BORDER
 
 
-@numba.njit
+@kernel
 def _free(state, data):
     header = data - BORDER - HEADER
     block = _words(header, HEADER // 8)
@@ -119,7 +119,7 @@ def _free(state, data):
         _unlink(state, header)
 
 
-@numba.njit
+@kernel
 def _check_all(state, release):
     """Check all blocks; `release` those that were given back."""
     header = state[NEWEST]

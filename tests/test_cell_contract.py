@@ -1,10 +1,12 @@
 """What a cell may be: cells of other shapes than the library's, held to plain NumPy and its derivatives."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from canaries import canaries
 from conftest import assert_same, on_gpu, sized
 from numba import typeof
 from numba.core import config
@@ -418,6 +420,17 @@ def test_other_cells_on_one_batch_after_another(name):
     layer = make_layer(name, 1, False)
     for lengths in ((5, 3, 4, 5), LENGTHS, (6, 6, 2, 1)):
         check(layer, problem_for(layer, lengths))
+
+
+@each_cell
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_other_cells_write_nothing_but_their_arrays(name, bidirectional):
+    results = []
+    for around in (canaries, contextlib.nullcontext):
+        with around():
+            layer = make_layer(name, 2, bidirectional)
+            results.append(run(layer, problem_for(layer, LENGTHS)))
+    assert_same(*results)
 
 
 @each_cell

@@ -312,7 +312,7 @@ class Model(ConnectedLayers):
         x
             As in `fit`.
         batch_size : int
-            Rows computed at a time; results do not depend on it beyond rounding.
+            Rows computed at a time. On the CPU results do not depend on it, on a GPU not beyond rounding.
 
         Returns
         -------

@@ -41,8 +41,8 @@ from numba.extending import overload
 
 from numbarnn.cells import cell_of
 from numbarnn.cells.gru import GRUWeights
-from numbarnn.cells.lstm import LSTMWeights
-from numbarnn.cells.rnn import ReLURNNWeights, TanhRNNWeights
+from numbarnn.cells.lstm import LSTMWeights, PeepholeLSTMWeights
+from numbarnn.cells.rnn import PLAIN_CELLS
 from numbarnn.engine.step import advance
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 from numbarnn.jit.ownership import unowned
@@ -161,8 +161,8 @@ def _check_types(function, rank, classes, weights, **arrays):
 
 # Of each step function, the classes of weights that it takes.
 _CLASSES: dict[Callable[..., None], tuple[type, ...]] = {
-    rnn_step: (TanhRNNWeights, ReLURNNWeights),
-    lstm_step: (LSTMWeights,),
+    rnn_step: tuple(cell.weights for cell in PLAIN_CELLS.values()),
+    lstm_step: (LSTMWeights, PeepholeLSTMWeights),
     gru_step: (GRUWeights,),
 }
 

@@ -8,13 +8,13 @@ from numba.extending import overload
 
 from numbarnn.cells.contract import Cell
 from numbarnn.cells.gru import GRU
-from numbarnn.cells.lstm import LSTM
-from numbarnn.cells.rnn import RELU, TANH
+from numbarnn.cells.lstm import LSTM, PEEPHOLE_LSTM
+from numbarnn.cells.rnn import PLAIN_CELLS
 from numbarnn.jit.compile_cache import INLINED_OPTIONS, inlined
 from numbarnn.jit.vector_memory import load_run
 from numbarnn.jit.vectors import add_each, lane_count
 
-CELLS: dict[str, Cell] = {cell.name: cell for cell in (TANH, RELU, LSTM, GRU)}
+CELLS: dict[str, Cell] = {cell.name: cell for cell in (*PLAIN_CELLS.values(), LSTM, PEEPHOLE_LSTM, GRU)}
 _BY_WEIGHTS: dict[type, Cell] = {}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numbarnn import arguments
 from numbarnn.cells import CELLS
 from numbarnn.cells.contract import PARAMETERS, Cell
+from numbarnn.cells.rnn import PLAIN_CELLS
 from numbarnn.devices import is_on_gpu
 from numbarnn.engine.guards import Hold, use_guards
 from numbarnn.engine.packing import aligned_zeros, empty_matrix
@@ -82,9 +83,12 @@ class Recurrent(Layer):
 
     def __repr__(self) -> str:
         options = {
+            "activation": "tanh",
+            "reset_after": True,
             "num_layers": 1,
             "bidirectional": False,
             "bias": True,
+            "peephole": False,
             "dropout": 0.0,
             "return_sequences": False,
             "device": "cpu",
@@ -93,7 +97,7 @@ class Recurrent(Layer):
         said = [
             f"{name}={getattr(self, name)!r}"
             for name, default in options.items()
-            if getattr(self, name) != default
+            if getattr(self, name, default) != default
         ]
         return f"{type(self).__name__}({', '.join([str(self.hidden_size), *said])})"
 
@@ -419,6 +423,9 @@ class LSTM(Recurrent):
         Run a second direction from the end of each row to its beginning; outputs stand side by side.
     bias : bool
         Whether the gates have biases.
+    peephole : bool
+        Whether the input and forget gates see the cell state and the output gate sees the new one, each unit
+        its own, by the parameters ``weight_ci``, ``weight_cf`` and ``weight_co`` (H,), which start at 0.
     dropout : float
         Rate at which outputs are dropped between stacked layers while training.
     return_sequences : bool
@@ -462,6 +469,7 @@ class LSTM(Recurrent):
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
+        peephole: bool = False,
         dropout: float = 0.0,
         return_sequences: bool = False,
         dtype: str = "float32",
@@ -470,9 +478,10 @@ class LSTM(Recurrent):
         weight_initializer: str = "glorot_uniform",
         recurrent_initializer: str = "orthogonal",
     ) -> None:
+        self.peephole = arguments.flag("peephole", peephole)
         super().__init__(
-            CELLS["lstm"], hidden_size, num_layers, bidirectional, bias, dropout, return_sequences, dtype,
-            device, precision, weight_initializer, recurrent_initializer,
+            CELLS["lstm_peephole" if peephole else "lstm"], hidden_size, num_layers, bidirectional, bias,
+            dropout, return_sequences, dtype, device, precision, weight_initializer, recurrent_initializer,
         )  # fmt: skip
 
 
@@ -536,14 +545,16 @@ class RNN(Recurrent):
     ----------
     hidden_size : int
         Hidden units H, in each direction.
-    activation : {"tanh", "relu"}
-        The nonlinearity.
+    activation : str
+        The nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"``, ``"identity"``, ``"leaky_relu"`` (slope
+        0.01), ``"elu"``, ``"softsign"``, ``"softplus"``, ``"hard_tanh"`` or ``"hard_sigmoid"`` (slope 1/6).
+        With ``"relu"`` the layer is an IRNN: it starts with the identity as recurrent weights.
     num_layers, bidirectional, bias, dropout, return_sequences, dtype
         As in `LSTM`.
     device, precision, weight_initializer
         As in `LSTM`.
     recurrent_initializer : str, optional
-        As in `LSTM`; by default ``"orthogonal"`` for tanh and ``"identity"`` for relu.
+        As in `LSTM`; by default ``"identity"`` for relu and ``"orthogonal"`` for the others.
 
     Notes
     -----
@@ -574,7 +585,7 @@ class RNN(Recurrent):
         weight_initializer: str = "glorot_uniform",
         recurrent_initializer: str | None = None,
     ) -> None:
-        self.activation = arguments.one_of("activation", activation, ("tanh", "relu"))
+        self.activation = arguments.one_of("activation", activation, list(PLAIN_CELLS))
         if recurrent_initializer is None:
             recurrent_initializer = "identity" if activation == "relu" else "orthogonal"
         super().__init__(

@@ -166,11 +166,13 @@ def _overload_power_of_rounded(shifted, bias):
     return lambda shifted, bias: _power_of_rounded(shifted, offset)
 
 
-@overload(activations.tanh, target="cuda")
-def _overload_tanh(x):
-    return activations.functions_of(x)[0] if x in BITS else None
+def _make_known(function):
+    """Let code of a GPU call a function of ``jit/activations.py`` on single numbers."""
+
+    @overload(function, target="cuda")
+    def for_the_compiler(x):
+        return activations.function_of(function.__name__, x) if x in BITS else None
 
 
-@overload(activations.sigmoid, target="cuda")
-def _overload_sigmoid(x):
-    return activations.functions_of(x)[1] if x in BITS else None
+for _function in activations.FUNCTIONS:
+    _make_known(_function)

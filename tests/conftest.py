@@ -226,3 +226,28 @@ def set_threads():
     before = numbarnn.get_num_threads()
     yield numbarnn.set_num_threads
     numbarnn.set_num_threads(before)
+
+
+@pytest.fixture
+def teams_of_one(monkeypatch):
+    """Layers of the GPU go by so many teams of one block (see ``engine/cuda/teams.py``), of which each thread
+    has so many pieces in registers."""
+    from numbarnn.engine.cuda import teams as cuda_teams
+    from numbarnn.layers.cuda import recurrent_pass
+
+    def arrange(teams, near_pieces=None, lanes=2):
+        def team_for(cell, hidden, dtype, weight_dtype, shared_memory, most_blocks):
+            team = cuda_teams.team_of(cell, hidden, dtype, weight_dtype, 1, lanes)
+            plan = team.plan
+            if near_pieces is not None:
+                far_pieces = plan.runs * cell.product_width - near_pieces
+                far = far_pieces * plan.run * plan.threads * np.dtype(dtype).itemsize
+                plan = plan._replace(near_pieces=near_pieces, shared_bytes=far)
+            return team._replace(plan=plan)
+
+        monkeypatch.setattr(cuda_teams, "team_for", team_for)
+        monkeypatch.setattr(cuda_teams, "IN_USE", True)
+        monkeypatch.setattr(recurrent_pass, "shared_memory", lambda: 0)
+        monkeypatch.setattr(recurrent_pass, "blocks_together", lambda: teams)
+
+    return arrange

@@ -33,7 +33,8 @@ SIZE, ITEMSIZE, POINTER, SHAPE = range(2, 6)
 def type_of(value: Any) -> types.Type:
     """The type that numba-cuda gives to an argument."""
     if isinstance(value, tuple):
-        return types.NamedTuple(tuple(map(type_of, value)), type(value))
+        kinds = tuple(map(type_of, value))
+        return types.NamedTuple(kinds, type(value)) if hasattr(value, "_fields") else types.Tuple(kinds)
     if not isinstance(value, np.ndarray):
         return typeof(value)
     layout = "C" if value.flags.c_contiguous else "F" if value.flags.f_contiguous else "A"

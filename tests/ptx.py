@@ -1,8 +1,8 @@
 """Compile the GPU's kernels without a GPU, and print what the assembler says: a line of JSON for each.
 
-``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``; with ``others`` in place of
-a cell, the kernels of all other layers, losses and optimisers. Numba's simulator must be off, and
-``pip install --group ptx`` brings the compiler.
+``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``; a cell may be one of
+``test_cell_contract.py``. With ``others`` in place of a cell, the kernels of all other layers, losses and
+optimisers. Numba's simulator must be off, and ``pip install --group ptx`` brings the compiler.
 """
 
 import importlib.util
@@ -17,11 +17,13 @@ from unittest import mock
 
 import numpy as np
 from numba import cuda, types
+from test_cell_contract import PEEPHOLE
 
 from numbarnn.cells import CELLS
 from numbarnn.engine.cuda import pointwise as pointwise_cuda
 from numbarnn.engine.cuda import scan as scan_cuda
 from numbarnn.engine.cuda import scan_by_steps as steps_cuda
+from numbarnn.engine.cuda import step as step_cuda
 from numbarnn.engine.cuda.device import MOST_REGISTERS, registers_of
 from numbarnn.engine.cuda.weights import plan_for
 from numbarnn.engine.dense import ACTIVATIONS
@@ -51,10 +53,11 @@ def scans_of(cell, hidden, dtype, weight_dtype):
     indices, integer, flag = types.Array(types.int64, 1, "C"), types.intp, types.boolean
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 4))
     common = (indices, indices, integer, integer, integer)
+    vectors, dvectors = (types.UniTuple(each, len(cell.vectors)) for each in (vector, matrix))
     parameters = (matrix, vector, vector)
-    takes = types.void(*common, flag, flag, *parameters, states, matrix, matrix, matrix)
+    takes = types.void(*common, flag, flag, *parameters, vectors, states, matrix, matrix, matrix)
     yield "forward", scan_cuda.forward(*kind), takes, limit
-    takes = types.void(*common, matrix, states, matrix, matrix, matrix, matrix, states)
+    takes = types.void(*common, matrix, vectors, states, *[matrix] * 4, states, dvectors)
     yield "backward", scan_cuda.backward(*kind), takes, limit
 
 
@@ -62,9 +65,10 @@ def steps_of(cell, dtype):
     """The same of the kernels of a step."""
     number, integer = NUMBERS[dtype], types.intp
     vector, matrix, states = (types.Array(number, rank, "C") for rank in (1, 2, 3))
-    takes = types.void(*[integer] * 3, types.boolean, vector, states, *[matrix] * 4)
+    vectors, dvectors = (types.UniTuple(each, len(cell.vectors)) for each in (vector, matrix))
+    takes = types.void(*[integer] * 3, types.boolean, vector, vectors, states, *[matrix] * 4)
     yield "step forward", steps_cuda.forward(cell, dtype), takes, MOST_REGISTERS
-    takes = types.void(*[integer] * 5, states, states, matrix, matrix, matrix, matrix)
+    takes = types.void(*[integer] * 5, vectors, states, states, *[matrix] * 4, dvectors)
     yield "step backward", steps_cuda.backward(cell, dtype), takes, MOST_REGISTERS
 
 
@@ -102,7 +106,13 @@ def users_kernels(cell, dtype):
     number = NUMBERS[dtype]
     vector, matrix = (types.Array(number, rank, "C") for rank in (1, 2))
     weights = types.NamedTuple((matrix, matrix, vector), cell.weights)
-    if len(cell.states) == 2:
+    if cell.vectors:
+        vectors = types.UniTuple(vector, len(cell.vectors))
+        weights = types.NamedTuple((matrix, matrix, vector, vectors), cell.weights)
+        advance = step_cuda.advance(cell, dtype)
+        kernel = cuda.jit(lambda weights, x, h, c: advance(weights, x, (h, c)))
+        yield "step of a user", kernel, types.void(weights, vector, vector, vector), MOST_REGISTERS
+    elif len(cell.states) == 2:
         kernel = cuda.jit(lambda weights, x, h, c: lstm_step(weights, x, h, c))
         yield "step of a user", kernel, types.void(weights, vector, vector, vector), MOST_REGISTERS
     else:
@@ -169,7 +179,7 @@ def main() -> None:
             for kernel in others(dtype):
                 print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
             continue
-        cell = CELLS[name]
+        cell = PEEPHOLE if name == PEEPHOLE.name else CELLS[name]
         for kernel in (*steps_of(cell, dtype), *users_kernels(cell, dtype)):
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):

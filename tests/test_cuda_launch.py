@@ -202,6 +202,22 @@ def test_what_numbers_become(stand_in):
     assert values == [True, np.float32(0.1), 0.5, 7, 0, 0, 3, 8, array.ctypes.data, 3, 16]
 
 
+def test_what_tuples_of_arrays_become(stand_in):
+    """The parameters of one array after the other; an empty tuple becomes none."""
+    cuda_launch, _ = stand_in
+    arrays = own(np.zeros(5)), own(np.zeros(4))
+    kernel, without = Kernel("q" * 7, "q" * 7, "q"), Kernel("q")
+    cuda_launch.launch(kernel, 1, 32, 0, arrays, 3)
+    cuda_launch.launch(without, 1, 32, 0, (), 3)
+    ((_, _, kinds, values),) = kernel.launches
+    assert kinds == ["UniTuple(array(float64, 1d, C) x 2)", "int64"]
+    described = [[0, 0, array.size, 8, array.ctypes.data, array.size, 8] for array in arrays]
+    assert values == [*described[0], *described[1], 3]
+    ((_, _, kinds, values),) = without.launches
+    assert kinds == ["Tuple()", "int64"]
+    assert values == [3]
+
+
 def test_shared_memory_is_asked_for_however_little_it_is(stand_in):
     """The limit without permission counts the kernel's own arrays too."""
     cuda_launch, _ = stand_in

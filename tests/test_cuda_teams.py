@@ -3,7 +3,6 @@
 Where a GPU is emulated, blocks run one after the other, so that a team has one block there.
 """
 
-import numpy as np
 import pytest
 import reference
 from conftest import LAYERS, TOLERANCE, assert_close, make_layer, on_emulated_gpu, random_problem, run_layer
@@ -11,30 +10,6 @@ from conftest import LAYERS, TOLERANCE, assert_close, make_layer, on_emulated_gp
 each_cell = pytest.mark.parametrize("cell", LAYERS)
 
 SIZE = (4, 5, 2, 3)  # T, B, I, H
-
-
-@pytest.fixture
-def teams_of_one(monkeypatch):
-    """Layers go by so many teams of one block, of which each thread has so many pieces in registers."""
-    from numbarnn.engine.cuda import teams as cuda_teams
-    from numbarnn.layers.cuda import recurrent_pass
-
-    def arrange(teams, near_pieces=None, lanes=2):
-        def team_for(cell, hidden, dtype, weight_dtype, shared_memory, most_blocks):
-            team = cuda_teams.team_of(cell, hidden, dtype, weight_dtype, 1, lanes)
-            plan = team.plan
-            if near_pieces is not None:
-                far_pieces = plan.runs * cell.product_width - near_pieces
-                far = far_pieces * plan.run * plan.threads * np.dtype(dtype).itemsize
-                plan = plan._replace(near_pieces=near_pieces, shared_bytes=far)
-            return team._replace(plan=plan)
-
-        monkeypatch.setattr(cuda_teams, "team_for", team_for)
-        monkeypatch.setattr(cuda_teams, "IN_USE", True)
-        monkeypatch.setattr(recurrent_pass, "shared_memory", lambda: 0)
-        monkeypatch.setattr(recurrent_pass, "blocks_together", lambda: teams)
-
-    return arrange
 
 
 def run_on_gpu(problem, **options):

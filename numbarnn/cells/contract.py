@@ -55,12 +55,13 @@ class Cell:
         ``backward(saved, previous, new, dstates) -> (dsums, dprevious)``: backward of `forward`; `dprevious`
         holds the direct paths only, what flows back through the sums is the scan's part. A cell with
         `vectors` takes their values as a fifth tuple and returns a third one, what this step adds to their
-        gradients: for each row the steps are added up from the last one on, then the rows.
+        gradients: for each row the steps are added up from the last one on, then the rows (where blocks of a
+        GPU share out the units of a layer, the rows of a team step by step).
     forget_gate : str, optional
         The gate whose input bias starts at 1.
     vectors : tuple of str
         Names of the parameters of shape (H,), which get the suffix of their layer and direction. They start
-        at 0, with ``weight_initializer="pytorch"`` as biases do. A cell that has some runs on the CPU alone.
+        at 0, with ``weight_initializer="pytorch"`` as biases do.
 
     Raises
     ------

@@ -74,6 +74,19 @@ def _described_number(dtype: np.dtype) -> Described:
     return Described(dtype.str, from_dtype(dtype), layout, ())
 
 
+NO_ARRAYS = Described("()", types.Tuple(()), "", ())
+
+
+def _described_tuple(parts: Sequence[Described]) -> Described:
+    """A tuple of arrays, which becomes the parameters of one after the other: none where it is empty."""
+    if not parts:
+        return NO_ARRAYS
+    codes, kinds, layouts, values = zip(*parts, strict=True)
+    return Described(
+        f"({','.join(codes)})", types.BaseTuple.from_types(kinds), "".join(layouts), sum(values, ())
+    )
+
+
 PYTHON_NUMBERS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: np.dtype(np.float64)}
 
 
@@ -122,7 +135,8 @@ def _writeable(value: Any) -> Any:
 def launch(
     kernel: Any, blocks: int, threads: int, shared_bytes: int, *arguments: Any, together: bool = False
 ) -> None:
-    """Run a kernel; arrays are those of `arrays`. `together`: its blocks wait for one another."""
+    """Run a kernel; arrays, and tuples of them, are those of `arrays`. `together`: its blocks wait for one
+    another."""
     if SIMULATED:
         kernel[blocks, threads, 0, shared_bytes](*map(_writeable, arguments))
         return
@@ -132,6 +146,11 @@ def launch(
     for value in arguments:
         if isinstance(value, xp.ndarray):
             argument = _described(value.data.ptr, value.shape, value.strides, value.dtype)
+            values += argument.values
+        elif isinstance(value, tuple):
+            argument = _described_tuple(
+                [_described(part.data.ptr, part.shape, part.strides, part.dtype) for part in value]
+            )
             values += argument.values
         else:
             argument = _described_number(PYTHON_NUMBERS.get(type(value)) or value.dtype)

@@ -22,6 +22,7 @@ from numbarnn.engine.cuda import scalars  # noqa: F401 (the mathematics of cells
 from numbarnn.engine.cuda import weights as chip_weights
 from numbarnn.engine.cuda.device import MOST_THREADS, SIMULATED, cuda, device, kernel_for
 from numbarnn.engine.cuda.memory import load, pick, store
+from numbarnn.engine.cuda.vectors import unit_vectors
 from numbarnn.engine.cuda.weights import constant_of, number_type, on_chip
 
 FIRST, LAST = range(2)  # initial and final states
@@ -92,6 +93,8 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
         Whether there are biases.
     weight, input_bias, recurrent_bias : arrays (G * H, H), (G * H,), (G * H,)
         W_h and the biases as in the parameters.
+    vectors : tuple of arrays (H,)
+        The cell's.
     states : array (2, S, B, H)
         Initial states in, final states out.
     sums : array (N, sum_count * H)
@@ -111,13 +114,14 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
     split_count, sums_of_lane = sum_count - product_width, -(-sum_count // lanes)
     sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * padded
     input_gate, recurrent_gate = constant_of(cell.input_gates), constant_of(cell.recurrent_gates)
-    step = device(cell.forward)
+    of_vectors = unit_vectors(cell, dtype, lanes)
+    step, read_vectors = of_vectors.forward, of_vectors.read
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @kernel_for(threads)
     def scan_forward(
-        offset, lengths, direction, column, width, save, has_bias, weight, input_bias, recurrent_bias, states,
-        sums, outputs, saved_states,
+        offset, lengths, direction, column, width, save, has_bias, weight, input_bias, recurrent_bias,
+        vectors, states, sums, outputs, saved_states,
     ):  # fmt: skip
         h = cuda.shared.array(both, number)
         far = cuda.shared.array(0, far_number)
@@ -140,6 +144,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
             h[padded + k] = zero
         for s in range(state_count):
             own[s] = states[FIRST, s, place, unit]
+        own_vectors = read_vectors(vectors, unit)
         cuda.syncthreads()
 
         # A sum is read a step ahead: it takes longer to come than a step does. Where it stands is read two
@@ -174,7 +179,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = None
                 total[split_count + g] += products[g]
             for s in range(sum_count):
                 total[s] = _add_lanes(total[s], lanes)
-            saved, new = step(sums_tuple(total), states_tuple(own))
+            saved, new = step(sums_tuple(total), states_tuple(own), own_vectors)
             if is_unit:
                 if save:
                     for q in range(sums_of_lane):
@@ -217,6 +222,8 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         The initial states of `forward`; the final ones are not read.
     dstates : array (2, S, B, H)
         Gradients of the final states in, of the initial states out.
+    dvectors : tuple of arrays (B, H)
+        Each row's part of the gradients of the vectors, out.
     """
     plan = chip_weights.plan_for(cell, hidden, dtype, weight_dtype)
     take_near, put_far, multiply = on_chip(cell, hidden, dtype, weight_dtype, plan, transposed=True)
@@ -231,7 +238,9 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         -(-product_width // lanes),
     )
     sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * product_width * padded
-    step = device(cell.backward)
+    of_vectors = unit_vectors(cell, dtype, lanes)
+    step, read_vectors, zero_dvectors = of_vectors.backward, of_vectors.read, of_vectors.zeros
+    add_dvectors, write_dvectors = of_vectors.add, of_vectors.write
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @kernel_for(threads)
@@ -242,12 +251,14 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         column,
         width,
         weight,
+        vectors,
         states,
         sums,
         doutputs,
         saved_states,
         outputs,
         dstates,
+        dvectors,
     ):
         dsums = cuda.shared.array(both, number)
         far = cuda.shared.array(0, far_number)
@@ -285,6 +296,7 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         dh = load(doutputs, row * width + column + unit)
         for s in range(state_count):
             own[s] = dstates[LAST, s, place, unit]
+        own_vectors, own_dvectors = read_vectors(vectors, unit), zero_dvectors()
         for s in range(1, state_count):
             new[s] = load(saved_states, row * saved_width + s * hidden + unit)
             previous[s] = states[FIRST, s, place, unit]
@@ -293,9 +305,10 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         begin = 0
         for n in range(length):
             own[0] += dh
-            made, direct = step(
-                sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
+            made, direct, more = step(
+                sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own), own_vectors
             )
+            own_dvectors = add_dvectors(own_dvectors, more, lane)
             if is_unit:
                 for q in range(products_of_lane):
                     if lane + q * lanes < product_width:
@@ -339,5 +352,7 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None = Non
         if is_unit and lane == 0:
             for s in range(state_count):
                 dstates[FIRST, s, place, unit] = own[s]
+        if is_unit:
+            write_dvectors(dvectors, place * hidden + unit, own_dvectors, lane)
 
     return scan_backward

@@ -10,8 +10,11 @@ import functools
 import numpy as np
 
 from numbarnn.cells.contract import Cell
-from numbarnn.engine.cuda.device import cuda, device
+from numbarnn.engine.cuda.device import cuda
 from numbarnn.engine.cuda.scan import TUPLES, number_type
+from numbarnn.engine.cuda.vectors import unit_vectors
+
+ONLY_LANE = 0  # a hidden unit of a row is that of one thread
 
 
 @functools.cache
@@ -28,6 +31,8 @@ def forward(cell: Cell, dtype: str):
         Whether `sums` and `saved_states` are written for backward.
     bias : array (sum_count * H,)
         The biases of each slot.
+    vectors : tuple of arrays (H,)
+        The cell's.
     states : array (S, B, H)
         The states before the step in, those after it out.
     product : array (at least B, product_width * H)
@@ -41,11 +46,12 @@ def forward(cell: Cell, dtype: str):
     zero = np.dtype(dtype).type(0.0)
     sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
     split_count = sum_count - product_width
-    step = device(cell.forward)
+    of_vectors = unit_vectors(cell, dtype)
+    step, read_vectors = of_vectors.forward, of_vectors.read
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @cuda.jit
-    def step_forward(first, count, column, save, bias, states, product, sums, outputs, saved_states):
+    def step_forward(first, count, column, save, bias, vectors, states, product, sums, outputs, saved_states):
         total = cuda.local.array(sum_count, number)
         own = cuda.local.array(state_count, number)
         hidden = states.shape[2]
@@ -60,7 +66,7 @@ def forward(cell: Cell, dtype: str):
                 total[split_count + s] += product[b, s * hidden + unit]
             for s in range(state_count):
                 own[s] = states[s, b, unit]
-            saved, new = step(sums_tuple(total), states_tuple(own))
+            saved, new = step(sums_tuple(total), states_tuple(own), read_vectors(vectors, unit))
             if save:
                 for s in range(sum_count):
                     sums[here, s * hidden + unit] = saved[s]
@@ -85,21 +91,28 @@ def backward(cell: Cell, dtype: str):
     before, from_before : int
         Where the step before this one begins among the N rows, and how many of its rows went on to this
         step; the others began with their initial state.
+    vectors : tuple of arrays (H,)
+        The cell's.
     initial, dstates : arrays (S, B, H)
         The initial states; the gradients of the states after the step in, of those before it by the direct
         paths out.
     sums, doutputs, saved_states, outputs
         As in ``scan.backward``.
+    dvectors : tuple of arrays (B, H)
+        Each row adds to its part of the gradients of the vectors.
     """
     number = number_type(dtype)
     sum_count, state_count = cell.sum_count, len(cell.states)
-    step = device(cell.backward)
+    of_vectors = unit_vectors(cell, dtype)
+    step, read_vectors = of_vectors.backward, of_vectors.read
+    add_dvectors, write_dvectors = of_vectors.add, of_vectors.write
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @cuda.jit
     def step_backward(
-        first, count, column, before, from_before, initial, dstates, sums, doutputs, saved_states, outputs
-    ):
+        first, count, column, before, from_before, vectors, initial, dstates, sums, doutputs, saved_states,
+        outputs, dvectors,
+    ):  # fmt: skip
         saved = cuda.local.array(sum_count, number)
         previous = cuda.local.array(state_count, number)
         new = cuda.local.array(state_count, number)
@@ -121,9 +134,12 @@ def backward(cell: Cell, dtype: str):
             for s in range(state_count):
                 own[s] = dstates[s, b, unit]
             own[0] += doutputs[here, column + unit]
-            made, direct = step(
-                sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
+            own_vectors = read_vectors(vectors, unit)
+            made, direct, more = step(
+                sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own), own_vectors
             )
+            own_dvectors = add_dvectors(read_vectors(dvectors, thread), more, ONLY_LANE)
+            write_dvectors(dvectors, thread, own_dvectors, ONLY_LANE)
             for s in range(sum_count):
                 sums[here, s * hidden + unit] = made[s]
             for s in range(state_count):

@@ -16,6 +16,7 @@ from numbarnn.engine.cuda.device import cuda, device, kernel_for
 from numbarnn.engine.cuda.memory import load, pick, store
 from numbarnn.engine.cuda.scan import FIRST, LAST, TUPLES, _add_lanes
 from numbarnn.engine.cuda.teams import MOST_ROWS, STEPS_KNOWN, Team, exchange_of, meeting_of
+from numbarnn.engine.cuda.vectors import unit_vectors
 from numbarnn.engine.cuda.weights import constant_of, number_type, on_chip
 
 KNOWN = STEPS_KNOWN * MOST_ROWS
@@ -55,7 +56,8 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
     split_count, sums_of_lane = sum_count - product_width, -(-sum_count // lanes)
     sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * padded
     input_gate, recurrent_gate = constant_of(cell.input_gates), constant_of(cell.recurrent_gates)
-    step = device(cell.forward)
+    of_vectors = unit_vectors(cell, dtype, lanes)
+    step, read_vectors = of_vectors.forward, of_vectors.read
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
     arrive, wait = meeting_of(blocks)
     held_numbers, fetch, put = exchange_of(plan, hidden, dtype, 1)
@@ -63,7 +65,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
     @kernel_for(threads)
     def team_forward(
         meetings, teams, offset, lengths, direction, column, width, save, has_bias, weight, input_bias,
-        recurrent_bias, states, sums, outputs, saved_states,
+        recurrent_bias, vectors, states, sums, outputs, saved_states,
     ):  # fmt: skip
         h = cuda.shared.array(both, number)
         row_of = cuda.shared.array(KNOWN, types.int32)
@@ -106,6 +108,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
         cuda.syncthreads()
 
         near = take_near(weight, unit, lane)
+        own_vectors = read_vectors(vectors, unit)
         n, r, begin = 0, 0, 0  # the step, the row of the team, and where the present h begins
         running, shortest = rows, load(length_of, rows - 1)
         while running > 0:
@@ -148,7 +151,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
                 total[split_count + g] += products[g]
             for s in range(sum_count):
                 total[s] = _add_lanes(total[s], lanes)
-            saved, new = step(sums_tuple(total), states_tuple(own))
+            saved, new = step(sums_tuple(total), states_tuple(own), own_vectors)
             if is_unit and lane == 0:
                 store(outputs, row * width + column + unit, new[0])
                 for s in range(state_count):
@@ -175,7 +178,7 @@ def forward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team:
 @functools.cache
 def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team: Team):
     """The kernel of the backward of `forward`; its arguments are those of ``scan.backward`` behind `meetings`
-    and `teams`.
+    and `teams`, but that a team adds up the parts of its rows, in row `team` of `dvectors`.
 
     A step begins with the product that the one before it left over, so that each row has one more step than
     in forward, which is this product alone.
@@ -189,15 +192,17 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
     sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
     split_count, sums_of_lane = sum_count - product_width, -(-sum_count // lanes)
     sums_width, saved_width, both = sum_count * hidden, state_count * hidden, 2 * product_width * padded
-    step = device(cell.backward)
+    of_vectors = unit_vectors(cell, dtype, lanes)
+    step, read_vectors, zero_dvectors = of_vectors.backward, of_vectors.read, of_vectors.zeros
+    add_dvectors, write_dvectors = of_vectors.add, of_vectors.write
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
     arrive, wait = meeting_of(blocks)
     held_numbers, fetch, put = exchange_of(plan, hidden, dtype, product_width)
 
     @kernel_for(threads)
     def team_backward(
-        meetings, teams, offset, lengths, direction, column, width, weight, states, sums, doutputs,
-        saved_states, outputs, dstates,
+        meetings, teams, offset, lengths, direction, column, width, weight, vectors, states, sums, doutputs,
+        saved_states, outputs, dstates, dvectors,
     ):  # fmt: skip
         dsums = cuda.shared.array(both, number)
         row_of = cuda.shared.array(KNOWN, types.int32)
@@ -235,7 +240,8 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
         cuda.syncthreads()
 
         near = take_near(weight, unit, lane)
-        n, r, begin = 0, 0, 0  # the step, the row of the team, and where the present vectors begin
+        own_vectors, own_dvectors = read_vectors(vectors, unit), zero_dvectors()
+        n, r, begin = 0, 0, 0  # the step, the row of the team, and where the present gradients begin
         running, shortest = rows, load(length_of, rows - 1)
         while running > 0:
             meets = r == 0 and n > 0
@@ -290,9 +296,11 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
             own[0] += _add_lanes(partial, lanes)
             if n < length:
                 own[0] += dh
-                made, direct = step(
-                    sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own)
-                )
+                made, direct, more = step(
+                    sums_tuple(saved), states_tuple(previous), states_tuple(new), states_tuple(own),
+                    own_vectors,
+                )  # fmt: skip
+                own_dvectors = add_dvectors(own_dvectors, more, lane)
                 if is_unit:
                     for q in range(sums_of_lane):
                         if lane + q * lanes < sum_count:
@@ -306,5 +314,7 @@ def backward(cell: Cell, hidden: int, dtype: str, weight_dtype: str | None, team
             elif is_unit and lane == 0:
                 store(dstates, initial + of_row + unit, own[0])
             n, r = next_n, next_r
+        if is_unit:
+            write_dvectors(dvectors, team * hidden + unit, own_dvectors, lane)
 
     return team_backward

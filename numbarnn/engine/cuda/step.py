@@ -12,6 +12,7 @@ from numbarnn.cells.contract import Cell
 from numbarnn.engine.cuda import scalars  # noqa: F401 (the mathematics of cells, for single numbers)
 from numbarnn.engine.cuda.device import cuda, device
 from numbarnn.engine.cuda.scan import TUPLES, number_type
+from numbarnn.engine.cuda.vectors import unit_vectors
 
 MOST_UNITS = 1024  # whose new h a block can keep until all have read the old one
 
@@ -28,7 +29,9 @@ def advance(cell: Cell, dtype: str):
     nan = np.dtype(dtype).type(np.nan)
     sum_count, product_width, state_count = cell.sum_count, cell.product_width, len(cell.states)
     split_count = sum_count - product_width
-    step = device(cell.forward)
+    of_vectors = unit_vectors(cell, dtype)
+    step, read_vectors = of_vectors.forward, of_vectors.read
+    vectors_of = device((lambda weights: weights.vectors) if cell.vectors else (lambda weights: ()))
     sums_tuple, states_tuple = TUPLES[sum_count], TUPLES[state_count]
 
     @device
@@ -60,7 +63,7 @@ def advance(cell: Cell, dtype: str):
             own[0] = h[unit]
             if state_count > 1:
                 own[1] = states[1][unit]
-            _, new = step(sums_tuple(total), states_tuple(own))
+            _, new = step(sums_tuple(total), states_tuple(own), read_vectors(vectors_of(weights), unit))
             new_h[unit] = new[0]
             if state_count > 1:
                 states[1][unit] = new[1]

@@ -37,6 +37,8 @@ class CudaDirection:
     parameters, gradients : tuples of arrays
         weight_ih, weight_hh, bias_ih and bias_hh on the GPU, and where their gradients go; biases of size 0
         stand for none.
+    vectors, dvectors : tuples of arrays (H,)
+        The cell's vectors on the GPU, and where their gradients go.
     direction : int
         1: time runs backwards.
     precision : str
@@ -48,6 +50,8 @@ class CudaDirection:
         cell: Cell,
         parameters: tuple[Any, ...],
         gradients: tuple[Any, ...],
+        vectors: tuple[Any, ...],
+        dvectors: tuple[Any, ...],
         direction: int,
         precision: str,
     ) -> None:
@@ -58,7 +62,7 @@ class CudaDirection:
         self.bias_ih, self.bias_hh = (
             bias if bias.size > 0 else arrays().zeros(0, bias.dtype) for bias in biases
         )
-        self.gradients = gradients
+        self.gradients, self.vectors, self.dvectors = gradients, vectors, dvectors
         self.dtype = self.weight_hh.dtype
         self.hidden = self.weight_hh.shape[1]
         self.input_runs = runs_of(cell.input_gates, 0)
@@ -118,13 +122,13 @@ class CudaDirection:
             launch(
                 scan_cuda.forward(*self.kind), rows.layout.rows, self.plan.threads, self.plan.shared_bytes,
                 rows.offset, rows.lengths, self.direction, self.direction * hidden, outputs.shape[1], save,
-                self.bias_ih.size > 0, self.weight_hh, self.bias_ih, self.bias_hh, states, self.sums, outputs,
-                self.saved_states,
+                self.bias_ih.size > 0, self.weight_hh, self.bias_ih, self.bias_hh, self.vectors, states,
+                self.sums, outputs, self.saved_states,
             )  # fmt: skip
         elif self._takes_a_team():
             self._launch_teams(
                 teams_cuda.forward, outputs.shape[1], save, self.bias_ih.size > 0, self.weight_hh,
-                self.bias_ih, self.bias_hh, states, self.sums, outputs, self.saved_states,
+                self.bias_ih, self.bias_hh, self.vectors, states, self.sums, outputs, self.saved_states,
             )  # fmt: skip
         else:
             self._forward_by_steps(save)
@@ -161,15 +165,14 @@ class CudaDirection:
                 weight = self.weight_hh[run.of_parameter(hidden)]
                 self._multiply(running[0, :count], weight.T, product[:count, self._of_product(run)])
             launch_each(
-                kernel, count * hidden, first, count, self.direction * hidden, save, self.bias, running,
-                product, self.sums, self.outputs, self.saved_states,
+                kernel, count * hidden, first, count, self.direction * hidden, save, self.bias, self.vectors,
+                running, product, self.sums, self.outputs, self.saved_states,
             )  # fmt: skip
 
     def _of_product(self, run: Run) -> slice:
         """The columns of a run among the recurrent sums."""
-        return run._replace(slot=run.slot - (self.cell.sum_count - self.cell.product_width)).of_sums(
-            self.hidden
-        )
+        first_slot = self.cell.sum_count - self.cell.product_width
+        return run._replace(slot=run.slot - first_slot).of_sums(self.hidden)
 
     def backward(self, doutputs: Any, dstates: Any, dx: Any) -> None:
         """The latest `forward` undone; it fills in the gradients of the parameters.
@@ -183,23 +186,34 @@ class CudaDirection:
         dx : array (N, I) or None
             The gradient of the inputs is added to it.
         """
+        parts = self._vector_parts()
         if self.fits:
             launch(
                 scan_cuda.backward(*self.kind), self.rows.layout.rows, self.plan.threads,
                 self.plan.shared_bytes, self.rows.offset, self.rows.lengths, self.direction,
-                self.direction * self.hidden, doutputs.shape[1], self.weight_hh, self.states, self.sums,
-                doutputs, self.saved_states, self.outputs, dstates,
+                self.direction * self.hidden, doutputs.shape[1], self.weight_hh, self.vectors, self.states,
+                self.sums, doutputs, self.saved_states, self.outputs, dstates, parts,
             )  # fmt: skip
         elif self._takes_a_team():
             self._launch_teams(
-                teams_cuda.backward, doutputs.shape[1], self.weight_hh, self.states, self.sums, doutputs,
-                self.saved_states, self.outputs, dstates,
+                teams_cuda.backward, doutputs.shape[1], self.weight_hh, self.vectors, self.states, self.sums,
+                doutputs, self.saved_states, self.outputs, dstates, parts,
             )  # fmt: skip
         else:
-            self._backward_by_steps(doutputs, dstates)
+            self._backward_by_steps(doutputs, dstates, parts)
         self._parameter_gradients(dx)
+        for part, dvector in zip(parts, self.dvectors, strict=True):
+            sum_rows(self.buffers, part, dvector)
 
-    def _backward_by_steps(self, doutputs: Any, dstates: Any) -> None:
+    def _vector_parts(self) -> tuple[Any, ...]:
+        """For each vector zeros (B, H): each row adds up its part of the gradient there."""
+        shape = self.rows.layout.rows, self.hidden
+        parts = tuple(self.buffers.matrix(("dvector", v), *shape) for v in range(len(self.dvectors)))
+        for part in parts:
+            part[...] = 0.0
+        return parts
+
+    def _backward_by_steps(self, doutputs: Any, dstates: Any, parts: tuple[Any, ...]) -> None:
         hidden, layout, sums = self.hidden, self.rows.layout, self.sums
         running = dstates[scan_cuda.FIRST]
         kernel = steps_cuda.backward(self.cell, str(self.dtype))
@@ -212,8 +226,8 @@ class CudaDirection:
                 from_before = min(count, int(layout.active[before]))
             launch_each(
                 kernel, count * hidden, first, count, self.direction * hidden,
-                int(layout.offset[max(before, 0)]), from_before, self.states[scan_cuda.FIRST], running,
-                sums, doutputs, self.saved_states, self.outputs,
+                int(layout.offset[max(before, 0)]), from_before, self.vectors,
+                self.states[scan_cuda.FIRST], running, sums, doutputs, self.saved_states, self.outputs, parts,
             )  # fmt: skip
             for run in self.recurrent_runs:
                 dsums = sums[first : first + count, run.of_sums(hidden)]
@@ -248,16 +262,14 @@ class RecurrentCuda(CudaPass):
     """
 
     def __init__(self, layer, training):
-        if layer.cell.vectors:
-            raise ValueError(
-                f"device: a cell with vectors of its units, {layer.cell.vectors}, runs on the CPU alone"
-            )
         super().__init__(layer, training)
-        values = layer.by_direction(self.parameters.values)
-        gradients = layer.by_direction(self.parameters.gradients)
+        of_both = self.parameters.values, self.parameters.gradients
+        (values, gradients), (vectors, dvectors) = (
+            map(by_direction, of_both) for by_direction in (layer.by_direction, layer.vectors_by_direction)
+        )
         self.numbers = [
             CudaDirection(layer.cell, *arrays_of_one, k % layer.directions, layer.precision)
-            for k, arrays_of_one in enumerate(zip(values, gradients, strict=True))
+            for k, arrays_of_one in enumerate(zip(values, gradients, vectors, dvectors, strict=True))
         ]
         self.width = layer.directions * layer.hidden_size
         self.forward_series, self.backward_series = CapturedLaunches(), CapturedLaunches()
@@ -337,8 +349,7 @@ class RecurrentCuda(CudaPass):
 
     def _all_states(self, key):
         """Zeros for the states of all layers and directions, or their gradients, that a pass begins with, and
-        room for those that it ends with; where they lie stays the same, so that
-        launches can be captured."""
+        room for those that it ends with; where they lie stays the same, so that launches can be captured."""
         layer = self.layer
         shape = (len(self.numbers), 2, len(layer.cell.states), self.layout.rows, layer.hidden_size)
         matrix = self.buffers.matrix(key, math.prod(shape[:-1]), shape[-1])

@@ -36,7 +36,7 @@ def runs_of(gates: tuple[int, ...], first_slot: int) -> list[Run]:
 
 
 def weights_of_steps(layer: Any) -> Any:
-    """The weights of a layer for the step functions in the user's kernels; see ``step_cuda.py``."""
+    """The weights of a layer for the step functions in the user's kernels; see ``engine/cuda/step.py``."""
     cell, hidden = layer.cell, layer.hidden_size
     weight_ih, weight_hh, *biases = layer.store.direction_values[0]
     size = cell.sum_count * hidden
@@ -52,4 +52,6 @@ def weights_of_steps(layer: Any) -> Any:
             of_slots = np.concatenate([own_bias[run.of_parameter(hidden)] for run in runs])
             begin = first_slot * hidden
             bias[begin : begin + of_slots.size] += of_slots
-    return cell.weights(*(for_kernels(np.ascontiguousarray(array)) for array in (*parts, bias)))
+    weights = [for_kernels(np.ascontiguousarray(array)) for array in (*parts, bias)]
+    vectors = tuple(for_kernels(vector.copy()) for vector in layer.store.direction_vectors[0])
+    return cell.weights(*weights, *([vectors] if cell.vectors else []))

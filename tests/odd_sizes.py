@@ -14,6 +14,7 @@ from conftest import LAYERS, TOLERANCE, make_layer, random_problem, run_layer
 
 import numbarnn
 from numbarnn import Dense, Dropout, Embedding, MaxOverTime, MeanOverTime, Sequential
+from numbarnn.engine.sums import LEVEL_ROWS
 from numbarnn.layers import passes, sharing
 from numbarnn.layers.dense import ACTIVATIONS
 from numbarnn.models.graph_model import GraphModel
@@ -177,6 +178,20 @@ def other_cell_use(name: str, bidirectional: bool) -> Use:
     return Use(f"{name} {bidirectional=}", run)
 
 
+def long_use(make: Callable[[], Any]) -> Use:
+    """Forward and backward over so many steps that the sums of gradients have levels."""
+
+    def run() -> tuple[Any, ...]:
+        layer = make()
+        layer.build(3, seed=1)
+        x = np.random.default_rng(0).standard_normal((1, LEVEL_ROWS + 5, 3)).astype(layer.dtype)
+        y = layer.forward(x, training=True)
+        layer.backward(np.cos(y[0] if isinstance(y, tuple) else y))
+        return y, {name: values.copy() for name, values in layer.gradients.items()}
+
+    return Use(f"long sums of {make()!r}", run)
+
+
 def graph_use(name: str, make: Callable[[], GraphModel]) -> Use:
     """A fit of a model that is no chain."""
 
@@ -189,9 +204,9 @@ def graph_use(name: str, make: Callable[[], GraphModel]) -> Use:
     return Use(f"fit of a {name}", run)
 
 
-def uses(draws: int = 1, other_cells: bool = False) -> Iterator[Use]:
+def uses(draws: int = 1, other_cells: bool = False, long_sums: bool = False) -> Iterator[Use]:
     """All of them, with so many draws of the sizes that are drawn; `other_cells` are compiled anew in every
-    process."""
+    process, and `long_sums` take long without the compiler."""
     for dtype in TOLERANCE:
         for seed in range(draws):
             for cell in LAYERS:
@@ -208,6 +223,9 @@ def uses(draws: int = 1, other_cells: bool = False) -> Iterator[Use]:
                         yield fit_use(dtype, kind, number, loss, optimizer)
     for name, make in test_graph.MODELS.items():
         yield graph_use(name, make)
+    if long_sums:
+        for make_long in (lambda: numbarnn.LSTM(5, peephole=True), lambda: Dense(5)):
+            yield long_use(make_long)
     if other_cells:
         for name in test_cell_contract.PLAIN:
             for bidirectional in (False, True):

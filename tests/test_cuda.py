@@ -128,13 +128,14 @@ def kernels_of(*arguments):
 @compiled
 @pytest.mark.parametrize(
     ("cell", "capability"),
-    # The two kinds of RNN, and of LSTM, differ in a few lines, for which one GPU is enough.
+    # The kinds of RNN, and of LSTM, differ in a few lines, for which one GPU is enough.
     [
         (cell, each)
         for cell in STEP_INSTRUCTIONS
         for each in COMPILED_SIZES
         if cell not in ("rnn_relu", "peephole") or each == "9.0"
-    ],
+    ]
+    + [(f"rnn_{activation}", "9.0") for activation in ("elu", "softplus", "softsign", "hard_sigmoid")],
 )
 def test_kernels_stay_in_registers(cell, capability):
     """No spilled register, no array in memory, and no double precision in a kernel of single precision."""

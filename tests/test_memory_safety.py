@@ -24,8 +24,8 @@ from numbarnn.jit.vector_memory import load, store
 EVERY = trials(13, 1)  # of the uses with checked accesses
 # Threads for each kind of sharing, and what is in the names of the uses: others would compile more kernels.
 SHARED = {"none": (1, ""), "rows": (2, "float32"), "units": (3, "lstm float32")}
-# Threads of the team call the first one; the others are for cells of one's own, and for tests.
-WITHOUT_USE = {"serve", "pack_unit_vectors", "sum_rows", "tanh_array", "sigmoid_array"}
+# Threads of the team call the first one; the others are for tests.
+WITHOUT_USE = {"serve", "tanh_array", "sigmoid_array"}
 
 
 # ---- canaries are found dead -----------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_canaries_around_every_array(set_threads, monkeypatch):
         set_threads(threads)
         for setting in odd_sizes.SHARING[kind]:
             monkeypatch.setattr(*setting)
-        for use in odd_sizes.uses(draws=trials(1, 20)):
+        for use in odd_sizes.uses(draws=trials(1, 20), long_sums=kind == "none"):
             if names in use.name or everything:
                 with canaries() as watch:  # first: without them a write outside may end the process
                     results = use.run()

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import TOLERANCE
+from conftest import LAYERS, TOLERANCE
 
 from numbarnn.cells import CELLS
 from numbarnn.engine.fork import ALONE
@@ -22,7 +22,7 @@ from numbarnn.layers.weight_panels import WeightPanels
 
 GUARD = 64  # elements around each parameter that nobody may read or write
 
-each_cell = pytest.mark.parametrize("cell", CELLS)
+each_cell = pytest.mark.parametrize("cell", LAYERS)
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_hidden_size = pytest.mark.parametrize("hidden_size", [1, 5, 17, 33])
 SIZES_AND_PARTS = list(itertools.product([1, 3, 40], [1, 3]))  # input sizes, parts

@@ -9,7 +9,6 @@ from numbarnn.engine.sums import (
     LEVEL_ROWS,
     LEVELS,
     ONE_BLOCK_ROWS,
-    SUMMED_AT_ONCE,
     add_block,
     clear_block,
     end_level,
@@ -100,59 +99,74 @@ def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zero
          active, offset)  # fmt: skip
 
 
-@inlined
-def _weight_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
-    width, total, stride = lane_count(dsums), offset[offset.size - 1], dsums.shape[1]
-    inputs, panel = dpanels.shape[1], dpanels.shape[2]
-    vectors, size = panel // width, inputs * panel
-    first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, stride // width)
-    is_long, has_levels, level_size = total > ONE_BLOCK_ROWS, total > LEVEL_ROWS, dpanels.size // LEVELS
-    run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
-    chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
-    block = np.empty((1 if is_long else 0, inputs, panel), dsums.dtype)
-    clear_block(block)
-    for vector in range(first_vector, stop_vector, vectors):
-        count = min(vectors, stop_vector - vector)
-        target = vector // vectors
-        first_column, stop_column = vector * width, (vector + count) * width
-        for k in range(inputs):
-            for place in range(panel):
-                dpanels[target, k, place] = 0.0
-        for column in range(first_column, stop_column):
-            dbias[column] = 0.0
-        for begin in range(0, total, WEIGHT_CHUNK_ROWS):
-            rows = min(WEIGHT_CHUNK_ROWS, total - begin)
-            for v in range(count):
-                column = first_column + v * width
-                so_far = load(dbias, column)
-                of_chunk = zero_like(so_far)
-                for first_row in range(0, rows, run_rows):
-                    column_sum = zero_like(so_far) if is_long else so_far
-                    for k in range(first_row, min(first_row + run_rows, rows)):
+def _make_panels(many_rows):
+    """The body of `dense_weight_gradients`; with `many_rows` for sums of any length, which takes longer to
+    compile."""
+
+    def dense_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
+        width, total, stride = lane_count(dsums), offset[offset.size - 1], dsums.shape[1]
+        inputs, panel = dpanels.shape[1], dpanels.shape[2]
+        vectors, size = panel // width, inputs * panel
+        first_vector, stop_vector = cuts[part] * vectors, min(cuts[part + 1] * vectors, stride // width)
+        is_long, has_levels = total > ONE_BLOCK_ROWS, many_rows and total > LEVEL_ROWS
+        chunk = np.empty((WEIGHT_CHUNK_ROWS, panel), dsums.dtype)
+        if many_rows:
+            level_size = dpanels.size // LEVELS
+            block = np.empty((1, inputs, panel), dsums.dtype)
+            clear_block(block)
+        for vector in range(first_vector, stop_vector, vectors):
+            count = min(vectors, stop_vector - vector)
+            target = vector // vectors
+            first_column, stop_column = vector * width, (vector + count) * width
+            for k in range(inputs):
+                for place in range(panel):
+                    dpanels[target, k, place] = 0.0
+            for column in range(first_column, stop_column):
+                dbias[column] = 0.0
+            for begin in range(0, total, WEIGHT_CHUNK_ROWS):
+                rows = min(WEIGHT_CHUNK_ROWS, total - begin)
+                for v in range(count):
+                    column = first_column + v * width
+                    so_far = load(dbias, column)
+                    # Where there are many rows, those of the chunk by themselves first.
+                    rest, column_sum = (so_far, zero_like(so_far)) if is_long else (zero_like(so_far), so_far)
+                    for k in range(rows):
                         values = load(dsums, (begin + k) * stride + column)
                         store(chunk, k * panel + v * width, values)
                         column_sum = column_sum + values
-                    of_chunk = of_chunk + column_sum
-                store(dbias, column, so_far + of_chunk if is_long else of_chunk)
-            # One call of the product, into a block or the sums: two would be compiled twice.
-            sums, index = (block, 0) if is_long else (dpanels, target * size)
-            multiply(
-                sums, index, panel, sums, index, panel, panel, inputs,
-                x, begin * x.shape[1], 1, x.shape[1], 1, rows, 0, chunk, 0, panel, panel, vectors, 0, count,
-            )  # fmt: skip
-            if is_long:
-                add_block(dpanels, target * size, (target + 1) * size, block)
-            done = begin + rows
-            if has_levels and done < total and done % LEVEL_ROWS == 0:
-                is_first = done == LEVEL_ROWS
-                end_level(dpanels, target * size, (target + 1) * size, level_size, is_first)
-                end_level(dbias, first_column, stop_column, stride, is_first)
-        if has_levels:
-            end_sum(dpanels, target * size, (target + 1) * size, level_size)
-            end_sum(dbias, first_column, stop_column, stride)
-    unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
-    for column in range(first_vector * width, min(stop_vector * width, dbias_out.size)):
-        dbias_out[column] = dbias[column]
+                    store(dbias, column, rest + column_sum)
+                # One call of the product, into a block or the sums: two would be compiled twice.
+                sums, index = dpanels, target * size
+                if many_rows:
+                    if has_levels:
+                        sums, index = block, 0
+                multiply(
+                    sums, index, panel, sums, index, panel, panel, inputs, x, begin * x.shape[1], 1,
+                    x.shape[1], 1, rows, 0, chunk, 0, panel, panel, vectors, 0, count,
+                )  # fmt: skip
+                if many_rows:
+                    if has_levels:
+                        add_block(dpanels, target * size, (target + 1) * size, block)
+                    done = begin + rows
+                    if has_levels and done < total and done % LEVEL_ROWS == 0:
+                        is_first = done == LEVEL_ROWS
+                        end_level(dpanels, target * size, (target + 1) * size, level_size, is_first)
+                        end_level(dbias, first_column, stop_column, stride, is_first)
+            if many_rows:
+                if has_levels:
+                    end_sum(dpanels, target * size, (target + 1) * size, level_size)
+                    end_sum(dbias, first_column, stop_column, stride)
+        unpack_transposed(dpanels, column_map, first_vector * width, stop_vector * width, dweight)
+        for column in range(first_vector * width, min(stop_vector * width, dbias_out.size)):
+            dbias_out[column] = dbias[column]
+
+    name = f"dense_gradient_panels_{'many' if many_rows else 'few'}"
+    dense_gradient_panels.__name__ = dense_gradient_panels.__qualname__ = name
+    return inlined(dense_gradient_panels)
+
+
+_panels_of_few_rows = _make_panels(many_rows=False)
+_panels_of_many_rows = _make_panels(many_rows=True)
 
 
 @kernel
@@ -160,8 +174,16 @@ def dense_weight_gradients(team, cuts, x, dsums, offset, dpanels, padded_dbias, 
     """dweight and dbias; `cuts` are between the panels of one part and the next.
 
     Sums run over the valid steps, of which the last number of `offset` says how many there are, in their
-    order in memory, in blocks if they are many (``engine/sums.py``), whatever the number of threads.
-    `dpanels` and `padded_dbias` have one level after the other.
+    order in memory, whatever the number of threads.
     """
-    fork(team, cuts.size - 1, _weight_gradient_panels, cuts, x, dsums, offset, dpanels, padded_dbias,
+    fork(team, cuts.size - 1, _panels_of_few_rows, cuts, x, dsums, offset, dpanels, padded_dbias,
+         column_map, dweight, dbias)  # fmt: skip
+
+
+@kernel
+def dense_weight_gradients_of_many_rows(team, cuts, x, dsums, offset, dpanels, padded_dbias, column_map,
+                                        dweight, dbias):  # fmt: skip
+    """`dense_weight_gradients` for batches of more than `LEVEL_ROWS` rows: `dpanels` and `padded_dbias` have
+    all levels of the sums (``engine/sums.py``). Of fewer rows the gradients are the same to the last bit."""
+    fork(team, cuts.size - 1, _panels_of_many_rows, cuts, x, dsums, offset, dpanels, padded_dbias,
          column_map, dweight, dbias)  # fmt: skip

@@ -1,11 +1,11 @@
 """Sums over many rows: none adds one small number after the other to a large one.
 
-In float32 a plain sum of a million equal numbers is off by a per cent. So the rows of a long sum are added up
-in *blocks*, each as short sums are, and then the blocks. After `LEVEL_ROWS` rows these sums go over into two
-numbers that have twice the precision together, `high` and `low`: the second one gets what rounding takes from
-the first (D. E. Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem B). They stand one
-and two *levels* behind: a level is an array as large as the sums. Where a block ends depends on the number
-of rows alone.
+In float32 a plain sum of a million equal numbers is off by a per cent. So sums of more than `LEVEL_ROWS` rows
+are added up in *blocks*, each as short sums are, and then the blocks. Every `LEVEL_ROWS` rows these sums go
+over into two numbers that have twice the precision together, `high` and `low`: the second one gets what
+rounding takes from the first (D. E. Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem
+B). They stand one and two *levels* behind: a level is an array as large as the sums. Where a block ends
+depends on the number of rows alone. Kernels for so many rows are compiled when they are first needed.
 """
 
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
@@ -13,9 +13,10 @@ from numbarnn.jit.compile_cache import inlined, noinline
 from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import absolute, lane_count, select, zero_like
 
-# A block of a matrix product is a chunk of its rows. Added one by one they are off by 4e-6 at worst, where
-# all numbers are alike. Up to so many rows one block is enough: small batches pay nothing.
+# Biases are added up row by row up to so many rows, and beyond by chunks of them.
 ONE_BLOCK_ROWS = 1024
+# A block of a matrix product is a chunk of its rows. Added one by one they are off by 4e-6 at worst, where
+# all numbers are alike. Up to so many rows there is one level, and products go on in the sums themselves.
 LEVEL_ROWS = 8192 // WEIGHT_CHUNK_ROWS * WEIGHT_CHUNK_ROWS
 LEVELS = 3
 # Numbers that are added one by one where a block costs next to nothing: off by 1e-6 at worst.

@@ -173,9 +173,12 @@ class BackwardRecorder(Recorder):
         jobs = sharing.partial_count * ranges
         gradients, partial_sums = self._packed_gradients(k)
         previous_rows = bands.next_state_rows if direction else bands.state_rows
+        kernel = weight_gradients.weight_gradients
+        if level_count(bands.capacity.total) > 1:
+            kernel = weight_gradients.weight_gradients_of_many_rows
         sums = record(
-            weight_gradients.weight_gradients, even_cuts(jobs, min(threads, jobs)),
-            even_cuts(packed.blocks, ranges), packed.weights, inputs, plan.states[k][0], plan.gates[k],
+            kernel, even_cuts(jobs, min(threads, jobs)), even_cuts(packed.blocks, ranges), packed.weights,
+            inputs, plan.states[k][0], plan.gates[k],
             Partials(bands.partial_offset, previous_rows, bands.gate_rows), gradients,
         )  # fmt: skip
         collected = record(

@@ -10,6 +10,7 @@ from numbarnn.engine.dense import (
     dense_backward,
     dense_forward,
     dense_weight_gradients,
+    dense_weight_gradients_of_many_rows,
 )
 from numbarnn.engine.packing import aligned_zeros, identity_map, pack_matrix, panels_for
 from numbarnn.engine.program import Call, Work, by_cuts
@@ -93,7 +94,8 @@ class DensePass(Pass):
                 store.panels_transposed, store.zeros, self.dx, layout.active, layout.offset,
             ),
             by_cuts(
-                dense_weight_gradients, even_cuts(panels, parts), self.x, self.dsums, layout.offset, dpanels,
+                dense_weight_gradients if levels == 1 else dense_weight_gradients_of_many_rows,
+                even_cuts(panels, parts), self.x, self.dsums, layout.offset, dpanels,
                 dbias, store.column_map, store.gradients["weight"], store.gradients["bias"],
             ),
         ]  # fmt: skip

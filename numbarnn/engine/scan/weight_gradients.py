@@ -9,7 +9,6 @@ from numbarnn.engine.packing import unpack_recurrent
 from numbarnn.engine.sums import (
     LEVEL_ROWS,
     ONE_BLOCK_ROWS,
-    SUMMED_AT_ONCE,
     add_block,
     clear_block,
     end_level,
@@ -21,94 +20,114 @@ from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import lane_count, zero_like
 
 
-@inlined
-def _weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates, partials, packed):
-    dinput, drecurrent, dbias = packed
-    x, x_rows = inputs.matrix, inputs.rows
-    width, block, ranges = lane_count(dgates), groups_at_once(weights), panel_cuts.size - 1
-    sum_count, product_width = sum_count_of(weights), product_width_of(weights)
-    columns, x_stride, units = dgates.shape[1], x.shape[1], h.shape[1]
-    features, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
-    split = sum_count - product_width
-    dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
-    # Rows one vector split from whole pages: columns are read from it, and rows a power of two split would
-    # fall into the same few sets of the cache.
-    h_before = np.empty((WEIGHT_CHUNK_ROWS, units + width), h.dtype)
-    h_stride = units + width
-    x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
-    x_chunk_stride = x_stride + width
-    group_panels = (block * product_width * width + panel - 1) // panel
-    block_panels = group_panels if partials.offset[-1] > ONE_BLOCK_ROWS else 0
-    input_block = np.empty((block_panels, features, panel), x.dtype)
-    recurrent_block = np.empty((block_panels, hidden, panel), x.dtype)
-    clear_block(input_block)
-    clear_block(recurrent_block)
-    # A level has all partial sums.
-    partial_count = partials.offset.size - 1
-    level_panels, level_columns = partial_count * weights.input.shape[0], partial_count * columns
-    for job in range(job_cuts[part], job_cuts[part + 1]):
-        partial, i = job // ranges, job % ranges
-        first_group = panel_cuts[i] * block
-        stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
-        partial_panel, partial_column = partial * weights.input.shape[0], partial * columns
-        first_row, stop_row = partials.offset[partial], partials.offset[partial + 1]
-        is_long, has_levels = stop_row - first_row > ONE_BLOCK_ROWS, stop_row - first_row > LEVEL_ROWS
-        first_panel = partial_panel + first_group * product_width * width // panel
-        stop_panel = partial_panel + (stop_group * product_width * width + panel - 1) // panel
-        first_column = partial_column + first_group * sum_count * width
-        stop_column = partial_column + stop_group * sum_count * width
-        _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column)
-        for begin in range(first_row, stop_row, WEIGHT_CHUNK_ROWS):
-            rows = min(WEIGHT_CHUNK_ROWS, stop_row - begin)
-            done = begin + rows - first_row
-            ends_level = has_levels and begin + rows < stop_row and done % LEVEL_ROWS == 0
-            for k in range(rows):
-                source, target = partials.previous_rows[begin + k] * units, k * h_stride
-                for unit in range(0, units, width):
-                    store(h_before, target + unit, load(h, source + unit))
-                source, target = x_rows[begin + k] * x_stride, k * x_chunk_stride
-                for column in range(0, x_stride, width):
-                    store(x_chunk, target + column, load(x, source + column))
-            for first in range(first_group, stop_group, block):
-                stop = min(first + block, stop_group)
-                _copy_and_sum(
-                    dgates, partials.gate_rows[begin : begin + rows], first * sum_count * width,
-                    stop * sum_count * width, dsums, dbias, partial_column, is_long,
-                )  # fmt: skip
-                vectors = (stop - first) * product_width
-                target = partial_panel + first * product_width * width // panel
-                input_begin, recurrent_begin = target * features * panel, target * hidden * panel
-                stop_target = target + (vectors * width + panel - 1) // panel
-                # One call of each product, into a block or the sums: two would be compiled twice.
-                input_sums = input_block if is_long else dinput
-                recurrent_sums = recurrent_block if is_long else drecurrent
-                input_index = 0 if is_long else input_begin
-                recurrent_index = 0 if is_long else recurrent_begin
-                multiply(
-                    input_sums, input_index, panel, input_sums, input_index, panel, features * panel,
-                    features, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
-                    dsums, 0, panel, dsums.shape[1], panel // width, 0, vectors,
-                )  # fmt: skip
-                multiply(
-                    recurrent_sums, recurrent_index, panel, recurrent_sums, recurrent_index, panel,
-                    hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
-                    dsums, split * width, panel, dsums.shape[1], panel // width, 0, vectors,
-                )  # fmt: skip
-                if is_long:
-                    add_block(dinput, input_begin, stop_target * features * panel, input_block)
-                    add_block(drecurrent, recurrent_begin, stop_target * hidden * panel, recurrent_block)
-                if ends_level:
-                    is_first, size = done == LEVEL_ROWS, panel * level_panels
-                    input_stop, recurrent_stop = stop_target * features * panel, stop_target * hidden * panel
-                    end_level(dinput, input_begin, input_stop, features * size, is_first)
-                    end_level(drecurrent, recurrent_begin, recurrent_stop, hidden * size, is_first)
-            if ends_level:
-                end_level(dbias, first_column, stop_column, level_columns, done == LEVEL_ROWS)
-        if has_levels:
-            for sums in (dinput, drecurrent):
-                size = sums.shape[1] * panel
-                end_sum(sums, first_panel * size, stop_panel * size, level_panels * size)
-            end_sum(dbias, first_column, stop_column, level_columns)
+def _make_jobs(many_rows):
+    """The body of `weight_gradients`; with `many_rows` for sums of any length, which takes twice as long to
+    compile."""
+
+    def weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates, partials, packed):
+        dinput, drecurrent, dbias = packed
+        x, x_rows = inputs.matrix, inputs.rows
+        width, block, ranges = lane_count(dgates), groups_at_once(weights), panel_cuts.size - 1
+        sum_count, product_width = sum_count_of(weights), product_width_of(weights)
+        columns, x_stride, units = dgates.shape[1], x.shape[1], h.shape[1]
+        features, hidden, panel = dinput.shape[1], drecurrent.shape[1], dinput.shape[2]
+        split = sum_count - product_width
+        dsums = np.empty((WEIGHT_CHUNK_ROWS, block * sum_count * width), dgates.dtype)
+        # Rows one vector split from whole pages: columns are read from it, and rows a power of two split
+        # would fall into the same few sets of the cache.
+        h_before = np.empty((WEIGHT_CHUNK_ROWS, units + width), h.dtype)
+        h_stride = units + width
+        x_chunk = np.empty((WEIGHT_CHUNK_ROWS, x_stride + width), x.dtype)
+        x_chunk_stride = x_stride + width
+        group_panels = (block * product_width * width + panel - 1) // panel
+        if many_rows:
+            input_block = np.empty((group_panels, features, panel), x.dtype)
+            recurrent_block = np.empty((group_panels, hidden, panel), x.dtype)
+            clear_block(input_block)
+            clear_block(recurrent_block)
+        # A level has all partial sums.
+        partial_count = partials.offset.size - 1
+        level_panels, level_columns = partial_count * weights.input.shape[0], partial_count * columns
+        for job in range(job_cuts[part], job_cuts[part + 1]):
+            partial, i = job // ranges, job % ranges
+            first_group = panel_cuts[i] * block
+            stop_group = min(panel_cuts[i + 1] * block, columns // (sum_count * width))
+            partial_panel, partial_column = partial * weights.input.shape[0], partial * columns
+            first_row, stop_row = partials.offset[partial], partials.offset[partial + 1]
+            is_long = stop_row - first_row > ONE_BLOCK_ROWS
+            has_levels = many_rows and stop_row - first_row > LEVEL_ROWS
+            first_panel = partial_panel + first_group * product_width * width // panel
+            stop_panel = partial_panel + (stop_group * product_width * width + panel - 1) // panel
+            first_column = partial_column + first_group * sum_count * width
+            stop_column = partial_column + stop_group * sum_count * width
+            _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, stop_column)
+            for begin in range(first_row, stop_row, WEIGHT_CHUNK_ROWS):
+                rows = min(WEIGHT_CHUNK_ROWS, stop_row - begin)
+                done = begin + rows - first_row
+                ends_level = has_levels and begin + rows < stop_row and done % LEVEL_ROWS == 0
+                for k in range(rows):
+                    source, target = partials.previous_rows[begin + k] * units, k * h_stride
+                    for unit in range(0, units, width):
+                        store(h_before, target + unit, load(h, source + unit))
+                    source, target = x_rows[begin + k] * x_stride, k * x_chunk_stride
+                    for column in range(0, x_stride, width):
+                        store(x_chunk, target + column, load(x, source + column))
+                for first in range(first_group, stop_group, block):
+                    stop = min(first + block, stop_group)
+                    _copy_and_sum(
+                        dgates, partials.gate_rows[begin : begin + rows], first * sum_count * width,
+                        stop * sum_count * width, dsums, dbias, partial_column, is_long,
+                    )  # fmt: skip
+                    vectors = (stop - first) * product_width
+                    target = partial_panel + first * product_width * width // panel
+                    input_begin, recurrent_begin = target * features * panel, target * hidden * panel
+                    stop_target = target + (vectors * width + panel - 1) // panel
+                    # One call of each product, into a block or the sums: two would be compiled twice.
+                    input_sums, input_index = dinput, input_begin
+                    recurrent_sums, recurrent_index = drecurrent, recurrent_begin
+                    if many_rows:
+                        if has_levels:
+                            input_sums, input_index = input_block, 0
+                            recurrent_sums, recurrent_index = recurrent_block, 0
+                    multiply(
+                        input_sums, input_index, panel, input_sums, input_index, panel, features * panel,
+                        features, x_chunk, 0, 1, x_chunk_stride, 1, rows, 0,
+                        dsums, 0, panel, dsums.shape[1], panel // width, 0, vectors,
+                    )  # fmt: skip
+                    multiply(
+                        recurrent_sums, recurrent_index, panel, recurrent_sums, recurrent_index, panel,
+                        hidden * panel, hidden, h_before, 0, 1, h_stride, 1, rows, 0,
+                        dsums, split * width, panel, dsums.shape[1], panel // width, 0, vectors,
+                    )  # fmt: skip
+                    if many_rows:
+                        if has_levels:
+                            add_block(dinput, input_begin, stop_target * features * panel, input_block)
+                            add_block(
+                                drecurrent, recurrent_begin, stop_target * hidden * panel, recurrent_block
+                            )
+                        if ends_level:
+                            is_first, size = done == LEVEL_ROWS, panel * level_panels
+                            input_stop = stop_target * features * panel
+                            recurrent_stop = stop_target * hidden * panel
+                            end_level(dinput, input_begin, input_stop, features * size, is_first)
+                            end_level(drecurrent, recurrent_begin, recurrent_stop, hidden * size, is_first)
+                if many_rows:
+                    if ends_level:
+                        end_level(dbias, first_column, stop_column, level_columns, done == LEVEL_ROWS)
+            if many_rows:
+                if has_levels:
+                    for sums in (dinput, drecurrent):
+                        size = sums.shape[1] * panel
+                        end_sum(sums, first_panel * size, stop_panel * size, level_panels * size)
+                    end_sum(dbias, first_column, stop_column, level_columns)
+
+    name = f"weight_gradient_jobs_{'many' if many_rows else 'few'}"
+    weight_gradient_jobs.__name__ = weight_gradient_jobs.__qualname__ = name
+    return inlined(weight_gradient_jobs)
+
+
+_jobs_of_few_rows = _make_jobs(many_rows=False)
+_jobs_of_many_rows = _make_jobs(many_rows=True)
 
 
 @kernel
@@ -116,8 +135,8 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
     """Gradients of the parameters of one layer and direction, still packed and as partial sums.
 
     The steps are divided among partial sums: a thread that went through the rows of one has them in its
-    cache. Within a partial sum, steps are added in the order given, in blocks if they are many
-    (``engine/sums.py``). Neither depends on the number of threads.
+    cache. Within a partial sum, steps are added in the order given. Neither depends on the number of
+    threads.
 
     Parameters
     ----------
@@ -132,9 +151,18 @@ def weight_gradients(team, job_cuts, panel_cuts, weights, inputs, h, dgates, par
         The steps of each partial sum, and their rows in `h` and `dgates`.
     packed : tuple of arrays
         Out: the gradients in the form of the packed weights (input, recurrent, bias), one partial sum after
-        the other; behind them the other levels of the sums (``engine/sums.py``), if they need some.
+        the other.
     """
-    fork(team, job_cuts.size - 1, _weight_gradient_jobs, job_cuts, panel_cuts, weights, inputs, h, dgates,
+    fork(team, job_cuts.size - 1, _jobs_of_few_rows, job_cuts, panel_cuts, weights, inputs, h, dgates,
+         partials, packed)  # fmt: skip
+
+
+@kernel
+def weight_gradients_of_many_rows(team, job_cuts, panel_cuts, weights, inputs, h, dgates, partials, packed):
+    """`weight_gradients` for batches of more than `LEVEL_ROWS` rows: behind the partial sums `packed` has
+    the other levels of the sums (``engine/sums.py``). Of fewer rows the gradients are the same to the last
+    bit."""
+    fork(team, job_cuts.size - 1, _jobs_of_many_rows, job_cuts, panel_cuts, weights, inputs, h, dgates,
          partials, packed)  # fmt: skip
 
 
@@ -201,18 +229,14 @@ def _clear(dinput, drecurrent, dbias, first_panel, stop_panel, first_column, sto
 
 @noinline
 def _copy_and_sum(dgates, rows, first_column, stop_column, dsums, dbias, bias_index, is_long):
-    """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from an index
-    on."""
-    width, stride, target_stride = lane_count(dgates), dgates.shape[1], dsums.shape[1]
-    run_rows = SUMMED_AT_ONCE if is_long else WEIGHT_CHUNK_ROWS
+    """Columns of some rows of dgates side by side in `dsums`, their sums added to `dbias` from an index on:
+    row by row, or where there are many rows those of the chunk by themselves first."""
+    width = lane_count(dgates)
     for column in range(first_column, stop_column, width):
         so_far = load(dbias, bias_index + column)
-        of_chunk = zero_like(so_far)
-        for first_row in range(0, rows.size, run_rows):
-            total = zero_like(so_far) if is_long else so_far
-            for k in range(first_row, min(first_row + run_rows, rows.size)):
-                values = load(dgates, rows[k] * stride + column)
-                store(dsums, k * target_stride + column - first_column, values)
-                total = total + values
-            of_chunk = of_chunk + total
-        store(dbias, bias_index + column, so_far + of_chunk if is_long else of_chunk)
+        rest, total = (so_far, zero_like(so_far)) if is_long else (zero_like(so_far), so_far)
+        for k in range(rows.size):
+            values = load(dgates, rows[k] * dgates.shape[1] + column)
+            store(dsums, k * dsums.shape[1] + column - first_column, values)
+            total = total + values
+        store(dbias, bias_index + column, rest + total)

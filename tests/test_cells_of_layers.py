@@ -180,12 +180,12 @@ def test_options_are_said_and_copied():
 
 @pytest.mark.cuda
 @on_gpu
-def test_precision_float32_of_activations_on_a_gpu():
+@each_activation
+def test_activations_in_float32_on_a_gpu(activation):
     """Numbers that are written out in the functions are of the dtype of the others."""
     x = np.random.default_rng(0).standard_normal((2, 3, INPUTS)).astype(np.float32)
-    for activation in FUNCTIONS:
-        layer = numbarnn.RNN(3, activation=activation)
-        layer.build(INPUTS, seed=1)
-        wanted, _ = layer.forward(x)
-        found, _ = copy.deepcopy(layer).to("cuda").forward(x)
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    layer = numbarnn.RNN(3, activation=activation)
+    layer.build(INPUTS, seed=1)
+    wanted, _ = layer.forward(x)
+    found, _ = copy.deepcopy(layer).to("cuda").forward(x)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)

@@ -187,22 +187,30 @@ def deactivate(code: int, y: Any, dy: Any, dsums: Any) -> None:
 # ---- pooling over time -----------------------------------------------------------------------------------
 
 
+@device
+def _add_block(high, low, block):
+    """A sum in two numbers, with one more block added: see ``engine/sums.py``."""
+    total = high + block
+    of_block = total - high
+    return total, low + ((high - (total - of_block)) + (block - of_block))
+
+
 @functools.cache
 def _means(dtype: str):
-    number, zero, wide_zero = np.dtype(dtype).type, _number(dtype, 0.0), np.float64(0.0)
+    number, zero = np.dtype(dtype).type, _number(dtype, 0.0)
 
     @cuda.jit
     def average(offset, lengths, x, y):
         thread = cuda.grid(1)
         b, j = thread // y.shape[1], thread % y.shape[1]
         if b < y.shape[0]:
-            total, part = wide_zero, zero
+            high, low, part = zero, zero, zero
             for t in range(lengths[b]):
                 part += x[offset[t] + b, j]
                 if t % SUMMED_AT_ONCE == SUMMED_AT_ONCE - 1:
-                    total += part
+                    high, low = _add_block(high, low, part)
                     part = zero
-            y[b, j] = number(total + part) / number(lengths[b])
+            y[b, j] = (high + (part + low)) / number(lengths[b])
 
     @cuda.jit
     def share_out(offset, lengths, dy, dx):
@@ -217,8 +225,7 @@ def _means(dtype: str):
 
 
 def mean_forward(offset: Any, lengths: Any, x: Any, y: Any) -> None:
-    """y[b] = the mean over time of row b, summed in the order of time and in blocks, the sums of which are
-    added in float64."""
+    """y[b] = the mean over time of row b, summed in the order of time and in blocks."""
     launch_each(_means(str(x.dtype))[0], y.size, offset, lengths, x, y)
 
 
@@ -272,27 +279,27 @@ def max_backward(offset: Any, lengths: Any, dy: Any, winners: Any, dx: Any) -> N
 
 @functools.cache
 def _adder(dtype: str):
-    number, zero, wide_zero = np.dtype(dtype).type, _number(dtype, 0.0), np.float64(0.0)
+    zero = _number(dtype, 0.0)
 
     @cuda.jit
     def add_up_rows(begins, places, dy, dtable):
         thread = cuda.grid(1)
         token, j = thread // dtable.shape[1], thread % dtable.shape[1]
         if token < dtable.shape[0]:
-            total, part = wide_zero, zero
+            high, low, part = zero, zero, zero
             for i in range(begins[token], begins[token + 1]):
                 part += dy[places[i], j]
                 if (i - begins[token]) % SUMMED_AT_ONCE == SUMMED_AT_ONCE - 1:
-                    total += part
+                    high, low = _add_block(high, low, part)
                     part = zero
-            dtable[token, j] = number(total + part)
+            dtable[token, j] = high + (part + low)
 
     return add_up_rows
 
 
 def add_up(begins: Any, places: Any, dy: Any, dtable: Any) -> None:
     """dtable[k] = the sum of the rows of dy that are at ``places[begins[k] : begins[k + 1]]``, in this order
-    and in blocks, the sums of which are added in float64.
+    and in blocks.
 
     So no two threads write one number, and the sums are the same in every run.
     """
@@ -301,22 +308,22 @@ def add_up(begins: Any, places: Any, dy: Any, dtable: Any) -> None:
 
 @functools.cache
 def _block_adder(dtype: str):
-    number, wide_zero = np.dtype(dtype).type, np.float64(0.0)
+    zero = _number(dtype, 0.0)
 
     @cuda.jit
     def add_up_blocks(matrix, sums):
         thread = cuda.grid(1)
         block, j = thread // sums.shape[1], thread % sums.shape[1]
         if block < sums.shape[0]:
-            total, begin = wide_zero, block * SUMMED_AT_ONCE
+            total, begin = zero, block * SUMMED_AT_ONCE
             for row in range(begin, min(begin + SUMMED_AT_ONCE, matrix.shape[0])):
                 total += matrix[row, j]
-            sums[block, j] = number(total)
+            sums[block, j] = total
 
     return add_up_blocks
 
 
 def add_up_blocks(matrix: Any, sums: Any) -> None:
     """Each row of `sums` gets the sum of the next `SUMMED_AT_ONCE` rows of a matrix, the last one of what is
-    left, in float64."""
+    left."""
     launch_each(_block_adder(str(matrix.dtype)), sums.size, matrix, sums)

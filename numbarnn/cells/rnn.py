@@ -4,7 +4,7 @@
 
 Sources: Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990; with rectified linear units: Le,
 Jaitly and Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units", 2015,
-arXiv:1504.00941. Both biases as in PyTorch. The nonlinearities f: ``cells/activations.py``.
+arXiv:1504.00941. Both biases as in PyTorch. The nonlinearities f: ``jit/nonlinearities.py``.
 
 Runs on the CPU in the time loops of ``engine/scan/`` (one step: ``engine/step.py``), on a GPU in those of
 ``engine/cuda/scan.py`` or, where a layer does not fit on the chip, ``engine/cuda/scan_by_steps.py`` (one
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.cells.activations import ACTIVATIONS
+from numbarnn.jit.nonlinearities import ACTIVATIONS
 from numbarnn.cells.contract import Cell
 from numbarnn.jit.stamped_classes import stamped
 from numbarnn.jit.vectors import zero_like

@@ -76,11 +76,13 @@ def test_a_users_cached_loop_sees_another_library(run_loop, tmp_path):
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_weights_can_be_pickled(cell):
-    weights = cell.weights(np.ones(2), np.ones(3), np.ones(4))
+    fields = ("input", "recurrent", "bias", *(["vectors"] if cell.vectors else []))
+    weights = cell.weights(*map(np.ones, range(2, 2 + len(fields))))
     again = pickle.loads(pickle.dumps(weights))
     assert type(again) is cell.weights
     assert all(map(np.array_equal, again, weights))
-    assert repr(cell.weights(1, 2, 3)) == f"{cell.weights.__name__}(input=1, recurrent=2, bias=3)"
+    said = ", ".join(f"{field}={i}" for i, field in enumerate(fields))
+    assert repr(cell.weights(*range(len(fields)))) == f"{cell.weights.__name__}({said})"
 
 
 def test_weights_of_another_version():

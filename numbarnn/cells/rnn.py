@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.jit.nonlinearities import ACTIVATIONS
 from numbarnn.cells.contract import Cell
+from numbarnn.jit.nonlinearities import ACTIVATIONS
 from numbarnn.jit.stamped_classes import stamped
 from numbarnn.jit.vectors import zero_like
 

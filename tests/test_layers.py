@@ -488,7 +488,7 @@ def test_recurrent_layers_take_the_same_options_by_keyword():
         "num_layers", "bidirectional", "bias", "dropout", "return_sequences", "dtype", "device", "precision",
         "weight_initializer", "recurrent_initializer",
     ]  # fmt: skip
-    own = {RNN: ["activation"], LSTM: [], GRU: ["reset_after"]}
+    own = {RNN: ["activation"], LSTM: ["peephole"], GRU: ["reset_after"]}
     for layer, parameters in signatures.items():
         assert list(parameters) == ["hidden_size", *own[layer], *common]
         by_keyword = {name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}

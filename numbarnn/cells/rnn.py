@@ -61,7 +61,7 @@ def _step(function: Callable[..., Any], function_backward: Callable[..., Any]) -
     return forward, backward
 
 
-# By activation: the beginnings of the names of their classes.
+# What the name of the class of each activation's weights begins with.
 _PREFIXES = {
     "tanh": "Tanh",
     "relu": "ReLU",

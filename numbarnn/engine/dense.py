@@ -101,7 +101,7 @@ def dense_backward(team, cuts, y, dy, dsums, activation, panels_transposed, zero
 
 def _make_panels(many_rows):
     """The body of `dense_weight_gradients`; with `many_rows` for sums of any length, which takes longer to
-    compile."""
+    compile (see ``scan/weight_gradients.py``)."""
 
     def dense_gradient_panels(part, cuts, x, dsums, offset, dpanels, dbias, column_map, dweight, dbias_out):
         width, total, stride = lane_count(dsums), offset[offset.size - 1], dsums.shape[1]

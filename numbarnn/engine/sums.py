@@ -6,6 +6,8 @@ over into two numbers that have twice the precision together, `high` and `low`: 
 rounding takes from the first (D. E. Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem
 B). They stand one and two *levels* behind: a level is an array as large as the sums. Where a block ends
 depends on the number of rows alone. Kernels for so many rows are compiled when they are first needed.
+
+The gradients of a cell's vectors have the same levels; each block of `SUMMED_AT_ONCE` steps goes over into them.
 """
 
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS
@@ -13,10 +15,11 @@ from numbarnn.jit.compile_cache import inlined, noinline
 from numbarnn.jit.vector_memory import load, store
 from numbarnn.jit.vectors import absolute, lane_count, select, zero_like
 
-# Biases are added up row by row up to so many rows, and beyond by chunks of them.
+# Up to this number of rows biases are added up row by row, beyond it chunk by chunk.
 ONE_BLOCK_ROWS = 1024
 # A block of a matrix product is a chunk of its rows. Added one by one they are off by 4e-6 at worst, where
-# all numbers are alike. Up to so many rows there is one level, and products go on in the sums themselves.
+# all numbers are alike. Up to this number of rows there is one level, and each product is added to the sums
+# at once.
 LEVEL_ROWS = 8192 // WEIGHT_CHUNK_ROWS * WEIGHT_CHUNK_ROWS
 LEVELS = 3
 # Numbers that are added one by one where a block costs next to nothing: off by 1e-6 at worst.
@@ -42,8 +45,7 @@ def move_block(values, i, level_size):
 
 @noinline
 def end_level(values, first, stop, level_size, is_first):
-    """`move_block` of the elements `first` to `stop`; what stands behind them the first time counts for
-    nothing."""
+    """`move_block` of the elements `first` to `stop`. The first time the levels behind are cleared before."""
     for i in range(first, stop, lane_count(values)):
         if is_first:
             store(values, i + level_size, zero_like(load(values, i)))
@@ -56,7 +58,7 @@ def end_sum(values, first, stop, level_size):
     """The elements `first` to `stop` become the sums of all their levels."""
     for i in range(first, stop, lane_count(values)):
         low = load(values, i + 2 * level_size)
-        # NaN where the sum is infinite, which it shall stay.
+        # Of an infinite sum `low` is NaN; the sum stays infinite.
         low = select(absolute(low) >= 0.0, low, 0.0)
         store(values, i, load(values, i + level_size) + (load(values, i) + low))
 

@@ -1,8 +1,8 @@
 """The nonlinearities of plain cells, and their derivatives from what they gave.
 
 Each activation is a pair of functions: ``y = name(x)``, and ``dx = name_backward(y, dy)``. Where the
-derivative jumps, it is that of the side that PyTorch takes. All keep NaN. Products and sums with numbers that
-are written out are `fma`, which takes them in the dtype of the others, on a GPU too.
+derivative jumps, it is that of the side that PyTorch takes. All functions keep NaN. Products and sums with
+constants are `fma`, which takes them in the dtype of the others, on a GPU too.
 
 Sources: Clevert, Unterthiner and Hochreiter, "Fast and Accurate Deep Network Learning by Exponential Linear
 Units", 2015, arXiv:1511.07289; Maas, Hannun and Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic
@@ -70,7 +70,7 @@ def leaky_relu_backward(y, dy):
 @inlined
 def elu(x):
     """x, exp(x) - 1 below 0."""
-    return select(x < 0.0, expm1(select(x < 0.0, x, 0.0)), x)
+    return select(x < 0.0, expm1(select(x < 0.0, x, 0.0)), x)  # expm1 is for numbers below 0 only
 
 
 @inlined
@@ -114,7 +114,7 @@ def hard_tanh_backward(y, dy):
 @inlined
 def hard_sigmoid(x):
     """x / 6 + 1/2, cut off at 0 and 1."""
-    six_times = fma(x, 1.0, 3.0)  # exact at the ends
+    six_times = fma(x, 1.0, 3.0)  # 0 and 6 at the ends to the last bit, for the derivative there
     six_times = select(six_times < 0.0, 0.0, six_times)
     six_times = select(six_times > 6.0, 6.0, six_times)
     return fma(six_times, HARD_SIGMOID_SLOPE, 0.0)

@@ -63,7 +63,6 @@ class Graph:
             self.given.append(outputs)
             wires.update(zip(node.outputs, outputs, strict=False))
             wires[None] = None
-        self.input_wires = [wires[i] for i in range(self.input_count)]
         layout, values = wires[self.output]
         return layout, values
 

@@ -1,7 +1,7 @@
 """Moves between the wires of a graph, as work to be run now or to be recorded.
 
-On the CPU it is that of kernels (``engine/moves.py``). On a GPU arrays are assigned to one another, which is
-never recorded.
+On the CPU kernels do it (``engine/moves.py``). On a GPU arrays are assigned to one another, which is never
+recorded.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from numbarnn.sequences.layout import Layout
 
 
 class GpuWork(NamedTuple):
-    """What `Work` is on the CPU."""
+    """The counterpart of `Work` on a GPU: it can be run, and not be recorded."""
 
     function: Callable[..., None]
     arguments: tuple
@@ -38,7 +38,7 @@ class RowOrder:
     """
 
     def __init__(self, source: Layout, target: Layout, carrier: Pass) -> None:
-        self._source, self._target, self._on_gpu = source, target, is_on_gpu(carrier)
+        self._source, self._target, self._on_gpu = source, target, works_on_gpu(carrier)
         self.positions: Any = AS_THEY_STAND  # of the target's rows in the source
         if source.order is not target.order and source.steps == 1:
             positions = source.inverse_order[target.order]
@@ -83,18 +83,18 @@ def _add(source: Any, target: Any) -> None:
     target += source
 
 
-def is_on_gpu(carrier: Pass) -> bool:
+def works_on_gpu(carrier: Pass) -> bool:
     """Whether the matrices of a pass are in the GPU's memory."""
     return bool(carrier.layer.device == "cuda")
 
 
 def copy_work(source: Any, target: Any, carrier: Pass) -> Any:
     """The work of copying a matrix into one of the same shape."""
-    if is_on_gpu(carrier):
+    if works_on_gpu(carrier):
         return GpuWork(_take, (source, AS_THEY_STAND, target))
     return Work(take_rows, 1, (source, 0, AS_THEY_STAND, target, 0, target.shape[1]))
 
 
 def add_work(source: Any, target: Any, carrier: Pass) -> Any:
     """The work of adding a matrix to another one."""
-    return GpuWork(_add, (source, target)) if is_on_gpu(carrier) else Work(add_to, 1, (source, target))
+    return GpuWork(_add, (source, target)) if works_on_gpu(carrier) else Work(add_to, 1, (source, target))

@@ -417,15 +417,15 @@ class LSTM(Recurrent):
     ----------
     hidden_size : int
         Hidden units H, in each direction.
+    peephole : bool
+        Whether the input and forget gates see the cell state and the output gate sees the new one, each unit
+        its own, by the parameters ``weight_ci``, ``weight_cf`` and ``weight_co`` (H,), which start at 0.
     num_layers : int
         Layers L, stacked: each reads the outputs of the one below.
     bidirectional : bool
         Run a second direction from the end of each row to its beginning; outputs stand side by side.
     bias : bool
         Whether the gates have biases.
-    peephole : bool
-        Whether the input and forget gates see the cell state and the output gate sees the new one, each unit
-        its own, by the parameters ``weight_ci``, ``weight_cf`` and ``weight_co`` (H,), which start at 0.
     dropout : float
         Rate at which outputs are dropped between stacked layers while training.
     return_sequences : bool
@@ -466,10 +466,10 @@ class LSTM(Recurrent):
         self,
         hidden_size: int,
         *,
+        peephole: bool = False,
         num_layers: int = 1,
         bidirectional: bool = False,
         bias: bool = True,
-        peephole: bool = False,
         dropout: float = 0.0,
         return_sequences: bool = False,
         dtype: str = "float32",

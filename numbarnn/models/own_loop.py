@@ -1,4 +1,4 @@
-"""Forward and backward of a model for a training loop of the user's own."""
+"""How a model predicts, and forward and backward of it for a training loop of the user's own."""
 
 import operator
 from collections.abc import Sequence

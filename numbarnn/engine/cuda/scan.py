@@ -1,4 +1,4 @@
-"""The time loops of the GPU, the twins of those in ``scan.py``: one launch for a whole layer and direction.
+"""The time loops of the GPU, twins of those in ``engine/scan/``: one launch for a layer and direction.
 
 A block of threads has one sequence from its first step to its last. A few threads that stand side by side,
 the *lanes*, share a hidden unit: each multiplies its part of h, for all gates of the unit, by recurrent

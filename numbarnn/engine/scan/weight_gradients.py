@@ -22,7 +22,7 @@ from numbarnn.jit.vectors import lane_count, zero_like
 
 def _make_jobs(many_rows):
     """The body of `weight_gradients`; with `many_rows` for sums of any length, which takes twice as long to
-    compile."""
+    compile. Each branch on `many_rows` has it alone in its condition: Numba then leaves out what it skips."""
 
     def weight_gradient_jobs(part, job_cuts, panel_cuts, weights, inputs, h, dgates, partials, packed):
         dinput, drecurrent, dbias = packed

@@ -151,7 +151,7 @@ def test_flags(layer_class, name, value):
 @pytest.mark.parametrize(
     ("layer_class", "name", "value"),
     [
-        (RNN, "activation", "sigmoid"),
+        (RNN, "activation", "swish"),
         (RNN, "activation", None),
         (Dense, "activation", "softmax"),
         (Dense, "activation", 3),

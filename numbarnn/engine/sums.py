@@ -7,7 +7,7 @@ rounding takes from the first (D. E. Knuth, The Art of Computer Programming, vol
 B). They stand one and two *levels* behind: a level is an array as large as the sums. Where a block ends
 depends on the number of rows alone. Kernels for so many rows are compiled when they are first needed.
 
-The gradients of a cell's vectors have the same levels; each block of `SUMMED_AT_ONCE` steps goes over into them.
+The gradients of a cell's vectors have the same levels, which take in each block of `SUMMED_AT_ONCE` steps.
 """
 
 from numbarnn.engine.tile import WEIGHT_CHUNK_ROWS

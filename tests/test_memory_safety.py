@@ -110,13 +110,14 @@ def test_canaries_around_every_array(set_threads, monkeypatch):
         set_threads(threads)
         for setting in odd_sizes.SHARING[kind]:
             monkeypatch.setattr(*setting)
-        for use in odd_sizes.uses(draws=trials(1, 20), long_sums=kind == "none"):
-            if names in use.name or everything:
+        for i, use in enumerate(odd_sizes.uses(draws=trials(1, 20), long_sums=kind == "none")):
+            # A third has all cells, layers, losses and optimisers in it.
+            if everything or (names in use.name and (i % 3 == 0 or use.name.startswith("long sums"))):
                 with canaries() as watch:  # first: without them a write outside may end the process
                     results = use.run()
                 assert_same(results, use.run())
                 arrays += watch.arrays
-    assert arrays > 10_000
+    assert arrays > 5_000
     # Other tests may have called them in this process: by itself this one finds what has no use.
     assert unused_kernels() <= WITHOUT_USE
 

@@ -94,8 +94,7 @@ def forward_peephole(sums, states, vectors):
     g = tanh(sums[2])
     c_new = fma(f, c, i * g)
     o = sigmoid(fma(p_o, c_new, sums[3]))
-    h_new = o * tanh(c_new)
-    return (i, f, g, o), (h_new, c_new)
+    return (i, f, g, o), (o * tanh(c_new), c_new)
 
 
 def backward_peephole(saved, previous, new, dstates, vectors):

@@ -198,10 +198,10 @@ class CrossEntropy(Loss):
         logits = _as_array(outputs)
         with np.errstate(all="ignore"):  # inf - inf: NaN tells of it
             powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            # Numbers that do not follow one another NumPy adds up one by one.
-            sum_dtype = powers.dtype if powers.flags.c_contiguous else np.float64
-            total = powers.sum(axis=-1, keepdims=True, dtype=sum_dtype).astype(powers.dtype)
-            probabilities: np.ndarray = powers / total
+            if isinstance(powers, np.ndarray):
+                # Numbers that do not follow one another NumPy adds up one by one.
+                powers = np.ascontiguousarray(powers)
+            probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
         return probabilities
 
     def check_targets(self, y: ArrayLike, size: int, dtype: DTypeLike) -> np.ndarray:

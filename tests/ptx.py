@@ -1,8 +1,8 @@
 """Compile the GPU's kernels without a GPU, and print what the assembler says: a line of JSON for each.
 
-``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``; a cell may be one of
-``test_cell_contract.py``. With ``others`` in place of a cell, the kernels of all other layers, losses and
-optimisers. Numba's simulator must be off, and ``pip install --group ptx`` brings the compiler.
+``python tests/ptx.py CELL CAPABILITY HIDDEN_SIZE...``, as in ``lstm 9.0 64 128``. With ``others`` in place of
+a cell, the kernels of all other layers, losses and optimisers. Numba's simulator must be off, and
+``pip install --group ptx`` brings the compiler.
 """
 
 import importlib.util
@@ -17,13 +17,11 @@ from unittest import mock
 
 import numpy as np
 from numba import cuda, types
-from test_cell_contract import PEEPHOLE
 
 from numbarnn.cells import CELLS
 from numbarnn.engine.cuda import pointwise as pointwise_cuda
 from numbarnn.engine.cuda import scan as scan_cuda
 from numbarnn.engine.cuda import scan_by_steps as steps_cuda
-from numbarnn.engine.cuda import step as step_cuda
 from numbarnn.engine.cuda.device import MOST_REGISTERS, registers_of
 from numbarnn.engine.cuda.weights import plan_for
 from numbarnn.engine.dense import ACTIVATIONS
@@ -109,10 +107,7 @@ def users_kernels(cell, dtype):
     if cell.vectors:
         vectors = types.UniTuple(vector, len(cell.vectors))
         weights = types.NamedTuple((matrix, matrix, vector, vectors), cell.weights)
-        advance = step_cuda.advance(cell, dtype)
-        kernel = cuda.jit(lambda weights, x, h, c: advance(weights, x, (h, c)))
-        yield "step of a user", kernel, types.void(weights, vector, vector, vector), MOST_REGISTERS
-    elif len(cell.states) == 2:
+    if len(cell.states) == 2:
         kernel = cuda.jit(lambda weights, x, h, c: lstm_step(weights, x, h, c))
         yield "step of a user", kernel, types.void(weights, vector, vector, vector), MOST_REGISTERS
     else:
@@ -179,7 +174,7 @@ def main() -> None:
             for kernel in others(dtype):
                 print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
             continue
-        cell = PEEPHOLE if name == PEEPHOLE.name else CELLS[name]
+        cell = CELLS[name]
         for kernel in (*steps_of(cell, dtype), *users_kernels(cell, dtype)):
             print(json.dumps({"dtype": dtype, **examine(*kernel, version)}), flush=True)
         for hidden in map(int, hidden_sizes):

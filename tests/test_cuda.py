@@ -49,10 +49,10 @@ STEP_INSTRUCTIONS = {
     "rnn_relu": {64: (116, 108), 128: (156, 148)},
     "lstm": {64: (337, 321), 128: (501, 512)},
     "gru": {64: (278, 233), 128: (383, 369)},
-    "peephole": {
+    "lstm_peephole": {
         64: (342, 314),
         128: (508, 514),
-    },  # of test_cell_contract.py, with three vectors of its units
+    },
 }
 
 
@@ -133,7 +133,7 @@ def kernels_of(*arguments):
         (cell, each)
         for cell in STEP_INSTRUCTIONS
         for each in COMPILED_SIZES
-        if cell not in ("rnn_relu", "peephole") or each == "9.0"
+        if cell not in ("rnn_relu", "lstm_peephole") or each == "9.0"
     ]
     + [(f"rnn_{activation}", "9.0") for activation in ("elu", "softplus", "softsign", "hard_sigmoid")],
 )

@@ -43,13 +43,6 @@ class SplitWeights(NamedTuple):
     bias: np.ndarray
 
 
-class PeepholeWeights(NamedTuple):
-    input: np.ndarray
-    recurrent: np.ndarray
-    bias: np.ndarray
-    vectors: np.ndarray
-
-
 def forward_memory(sums, states):
     """Three states and three sums: a memory behind a memory."""
     _, c, m = states
@@ -134,35 +127,6 @@ def backward_split(saved, previous, new, dstates):
     return dsums, (dh * z,)
 
 
-def forward_peephole(sums, states, vectors):
-    """An LSTM whose gates see its cell state, by a number for each unit (Gers and Schmidhuber 2000)."""
-    _, c = states
-    p_i, p_f, p_o = vectors
-    i = sigmoid(fma(p_i, c, sums[0]))
-    f = sigmoid(fma(p_f, c, sums[1]))
-    g = tanh(sums[2])
-    c_new = fma(f, c, i * g)
-    o = sigmoid(fma(p_o, c_new, sums[3]))
-    return (i, f, g, o), (o * tanh(c_new), c_new)
-
-
-def backward_peephole(saved, previous, new, dstates, vectors):
-    i, f, g, o = saved
-    _, c = previous
-    _, c_new = new
-    dh_new, dc_new = dstates
-    p_i, p_f, p_o = vectors
-    tanh_c = tanh(c_new)
-    do_sum = dh_new * tanh_c * sigmoid_derivative(o)
-    dc = fma(dh_new * o, tanh_derivative(tanh_c), fma(do_sum, p_o, dc_new))
-    di_sum = dc * g * sigmoid_derivative(i)
-    df_sum = dc * c * sigmoid_derivative(f)
-    dg_sum = dc * i * tanh_derivative(g)
-    dc_previous = fma(di_sum, p_i, fma(df_sum, p_f, dc * f))
-    dsums = (di_sum, df_sum, dg_sum, do_sum)
-    return dsums, (zero_like(dc), dc_previous), (di_sum * c, df_sum * c, do_sum * c_new)
-
-
 MEMORY = Cell(
     "memory", MemoryWeights, ("a", "f", "o"), ("h", "c", "m"), ("a", "f", "o"), (), forward_memory,
     backward_memory,
@@ -173,11 +137,8 @@ FIVE = Cell(
 SPLIT = Cell(
     "split", SplitWeights, tuple("rznuk"), ("h",), tuple("rzu"), tuple("nk"), forward_split, backward_split
 )  # fmt: skip
-PEEPHOLE = Cell(
-    "peephole", PeepholeWeights, tuple("ifgo"), ("h", "c"), tuple("ifgo"), (), forward_peephole,
-    backward_peephole, vectors=("weight_ci", "weight_cf", "weight_co"),
-)  # fmt: skip
-for _cell in (MEMORY, FIVE, SPLIT, PEEPHOLE):
+PEEPHOLE = cells.CELLS["lstm_peephole"]  # the library's own cell with vectors of its units
+for _cell in (MEMORY, FIVE, SPLIT):
     cells.register(_cell)
 
 
@@ -221,7 +182,7 @@ PLAIN: dict[str, tuple[Cell, Callable[..., Any]]] = {
     "memory": (MEMORY, plain_memory),
     "five": (FIVE, plain_five),
     "split": (SPLIT, plain_split),
-    "peephole": (PEEPHOLE, plain_peephole),
+    "lstm_peephole": (PEEPHOLE, plain_peephole),
 }
 each_cell = pytest.mark.parametrize("name", PLAIN)
 
@@ -477,7 +438,7 @@ def test_long_sums_of_vectors(by_units, set_threads, monkeypatch):
     set_threads(1 + by_units)
     found = {}
     for dtype in ("float32", "float64"):
-        layer = make_layer("peephole", 1, False, dtype=dtype)
+        layer = make_layer("lstm_peephole", 1, False, dtype=dtype)
         layer.build(INPUTS, seed=3)
         x = np.full((1, sized(200_000, 200), INPUTS), 0.1, dtype)
         y, _ = layer.forward(x, training=True)
@@ -490,7 +451,7 @@ def test_long_sums_of_vectors(by_units, set_threads, monkeypatch):
 
 
 def test_vectors_start_at_0_or_as_biases():
-    layer = make_layer("peephole", 1, True)
+    layer = make_layer("lstm_peephole", 1, True)
     assert layer.parameters["weight_co_l0_reverse"].shape == (HIDDEN,)
     assert not layer.parameters["weight_co_l0_reverse"].any()
     layer.weight_initializer = "pytorch"
@@ -532,9 +493,9 @@ def test_a_layer_of_three_states_reads_three():
         ({"gates": (), "fused": ()}, "fused and split"),
         ({"forget_gate": "f"}, "forget_gate must be"),
         ({"vectors": ("p",)}, "weights must be"),
-        ({"vectors": ("p", "p"), "weights": PeepholeWeights}, "vectors must be"),
-        ({"vectors": ("bias_ih",), "weights": PeepholeWeights}, "vectors must be"),
-        ({"vectors": ("h",), "weights": PeepholeWeights}, "vectors must be"),
+        ({"vectors": ("p", "p"), "weights": PEEPHOLE.weights}, "vectors must be"),
+        ({"vectors": ("bias_ih",), "weights": PEEPHOLE.weights}, "vectors must be"),
+        ({"vectors": ("h",), "weights": PEEPHOLE.weights}, "vectors must be"),
     ],
 )
 def test_a_cell_that_does_not_fit_together_is_refused(changes, message):

@@ -1,4 +1,4 @@
-"""A cell with vectors of its units on the GPU: the LSTM with peepholes of ``test_cell_contract.py``."""
+"""A cell with vectors of its units on the GPU: the LSTM with peepholes."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def take_scan(teams_of_one, monkeypatch):
 
 
 def peephole(*arguments, **options):
-    return make_layer("peephole", *arguments, device="cuda", **options)
+    return make_layer("lstm_peephole", *arguments, device="cuda", **options)
 
 
 @each_scan
@@ -58,7 +58,7 @@ def test_nothing_of_a_batch_is_left_in_the_next_one(take_scan, scan):
 
 
 def test_other_vectors_reach_the_gpu():
-    layer = make_layer("peephole", 1, False)
+    layer = make_layer("lstm_peephole", 1, False)
     problem = problem_for(layer, LENGTHS)
     run(layer.to("cuda"), problem)
     others = {f"{name}_l0": -problem.parameters[f"{name}_l0"] for name in PEEPHOLE.vectors}

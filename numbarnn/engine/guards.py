@@ -99,17 +99,6 @@ def end_reading(guard):
 
 
 @inlined
-def _begin_writing(guard):
-    _wait_for_turn(guard, WRITE_TURN, atomic_add(guard, TICKET, 1))
-
-
-@inlined
-def _end_writing(guard):
-    atomic_add(guard, READ_TURN, 1)
-    atomic_add(guard, WRITE_TURN, 1)
-
-
-@inlined
 def begin_writing(guard):
     """Wait until nobody reads or writes, and keep all others out."""
     _wait_for_turn(guard, WRITE_TURN, atomic_add(guard, TICKET, 1))
